@@ -1,0 +1,144 @@
+"""pagescan: what the page tables know of your memory, and which pages have been written to since you last asked.
+
+Four levels, each built on the one below:
+
+1. :func:`pagemap_scan`: one ``PAGEMAP_SCAN`` call, with the documented operations and masks;
+2. :func:`scan`: a whole range, buffer or process, walked to its end;
+3. :func:`track`: "written since I last asked" for buffers of this process;
+4. the command ``pagescan``.
+
+Names are loaded when they are first used: ``import pagescan`` imports neither numpy nor anything of the kernel.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import AccessDenied as AccessDenied
+    from .errors import Closed as Closed
+    from .errors import CoverageLost as CoverageLost
+    from .errors import InvalidArgument as InvalidArgument
+    from .errors import KernelCannot as KernelCannot
+    from .errors import MissingExtra as MissingExtra
+    from .errors import NoProgress as NoProgress
+    from .errors import NoSuchProcess as NoSuchProcess
+    from .errors import NotABuffer as NotABuffer
+    from .errors import NotContiguous as NotContiguous
+    from .errors import NotWriteProtectable as NotWriteProtectable
+    from .errors import PagescanError as PagescanError
+    from .errors import RegisteredElsewhere as RegisteredElsewhere
+    from .errors import UnknownCategory as UnknownCategory
+    from .kernel.pagemap import Pagemap as Pagemap
+    from .process.allocate import empty as empty
+    from .process.allocate import zeros as zeros
+    from .process.process import Process as Process
+    from .query import Category as Category
+    from .query import Op as Op
+    from .query import Query as Query
+    from .ranges import Region as Region
+    from .ranges import Regions as Regions
+    from .scanning.call import PreparedScan as PreparedScan
+    from .scanning.call import Scan as Scan
+    from .scanning.call import pagemap_scan as pagemap_scan
+    from .scanning.call import prepare_scan as prepare_scan
+    from .scanning.walk import scan as scan
+    from .trackers.tracker import Cursor as Cursor
+    from .trackers.tracker import Tracker as Tracker
+    from .trackers.tracker import track as track
+    from .trackers.written import Quality as Quality
+    from .trackers.written import Written as Written
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "AccessDenied": "errors",
+    "Category": "query",
+    "Closed": "errors",
+    "CoverageLost": "errors",
+    "Cursor": "trackers.tracker",
+    "InvalidArgument": "errors",
+    "KernelCannot": "errors",
+    "MissingExtra": "errors",
+    "NoProgress": "errors",
+    "NoSuchProcess": "errors",
+    "NotABuffer": "errors",
+    "NotContiguous": "errors",
+    "NotWriteProtectable": "errors",
+    "Op": "query",
+    "Pagemap": "kernel.pagemap",
+    "PagescanError": "errors",
+    "PreparedScan": "scanning.call",
+    "Process": "process.process",
+    "Quality": "trackers.written",
+    "Query": "query",
+    "Region": "ranges",
+    "Regions": "ranges",
+    "RegisteredElsewhere": "errors",
+    "Scan": "scanning.call",
+    "Tracker": "trackers.tracker",
+    "UnknownCategory": "errors",
+    "Written": "trackers.written",
+    "empty": "process.allocate",
+    "pagemap_scan": "scanning.call",
+    "prepare_scan": "scanning.call",
+    "scan": "scanning.walk",
+    "track": "trackers.tracker",
+    "zeros": "process.allocate",
+}
+
+__all__ = [
+    "AccessDenied",
+    "Category",
+    "Closed",
+    "CoverageLost",
+    "Cursor",
+    "InvalidArgument",
+    "KernelCannot",
+    "MissingExtra",
+    "NoProgress",
+    "NoSuchProcess",
+    "NotABuffer",
+    "NotContiguous",
+    "NotWriteProtectable",
+    "Op",
+    "Pagemap",
+    "PagescanError",
+    "PreparedScan",
+    "Process",
+    "Quality",
+    "Query",
+    "Region",
+    "Regions",
+    "RegisteredElsewhere",
+    "Scan",
+    "Tracker",
+    "UnknownCategory",
+    "Written",
+    "__version__",
+    "empty",
+    "pagemap_scan",
+    "prepare_scan",
+    "scan",
+    "track",
+    "zeros",
+]
+
+
+_MODULES = ("errors", "model")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *_MODULES]

@@ -1,0 +1,258 @@
+"""What both machines speak: the argument of ``PAGEMAP_SCAN``, its result, and the protocol of an address space.
+
+`kernel/` implements this protocol with Linux, `model/` with the executable model; the two never import each other, and
+everything above takes either. Structures and errnos are the kernel's own, so that every repair (stale ``walk_end``, no
+progress, EPERM explained) is written once, above, and meets both.
+
+Source: ``include/uapi/linux/fs.h`` and ``include/uapi/linux/userfaultfd.h``, Linux 7.3.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from .ranges import REGION_DTYPE as REGION_DTYPE
+from .ranges import Regions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .query import Category
+
+#: The fields of ``struct pm_scan_arg``, each a u64, in order.
+SCAN_FIELDS = (
+    "size",
+    "flags",
+    "start",
+    "end",
+    "walk_end",
+    "vec",
+    "vec_len",
+    "max_pages",
+    "category_inverted",
+    "category_mask",
+    "category_anyof_mask",
+    "return_mask",
+)
+SCAN_ARG_SIZE = 8 * len(SCAN_FIELDS)
+START, END, WALK_END, VEC, VEC_LEN, MAX_PAGES = (
+    SCAN_FIELDS.index(f) for f in ("start", "end", "walk_end", "vec", "vec_len", "max_pages")
+)
+assert SCAN_ARG_SIZE == 96 and REGION_DTYPE.itemsize == 24
+
+PM_SCAN_WP_MATCHING = 1 << 0
+PM_SCAN_CHECK_WPASYNC = 1 << 1
+
+
+def pack_scan_argument(
+    *,
+    flags: int = 0,
+    start: int = 0,
+    end: int = 0,
+    vec: int = 0,
+    vec_len: int = 0,
+    max_pages: int = 0,
+    category_inverted: int = 0,
+    category_mask: int = 0,
+    category_anyof_mask: int = 0,
+    return_mask: int = 0,
+) -> bytearray:
+    """A ``struct pm_scan_arg`` (96 bytes) ready for :meth:`Pagemap.ioctl_scan`; the call fills in ``walk_end``."""
+    return bytearray(
+        struct.pack(
+            "=12Q",
+            SCAN_ARG_SIZE,
+            flags,
+            start,
+            end,
+            0,
+            vec,
+            vec_len,
+            max_pages,
+            category_inverted,
+            category_mask,
+            category_anyof_mask,
+            return_mask,
+        )
+    )
+
+
+class Feature(enum.IntFlag):
+    """``UFFD_FEATURE_*`` (the ones pagescan has a use for; other bits pass through as integers)."""
+
+    PAGEFAULT_FLAG_WP = 1 << 0
+    EVENT_FORK = 1 << 1
+    EVENT_REMAP = 1 << 2
+    WP_HUGETLBFS_SHMEM = 1 << 12
+    WP_UNPOPULATED = 1 << 13
+    WP_ASYNC = 1 << 15
+    RWP = 1 << 17
+    RWP_ASYNC = 1 << 18
+
+
+#: Step 2 of the documented set-up. WP_ASYNC implies WP_UNPOPULATED in released kernels; the document asks for both.
+TRACKING_FEATURES = Feature.WP_UNPOPULATED | Feature.WP_ASYNC
+
+
+class RegisterMode(enum.IntFlag):
+    """``UFFDIO_REGISTER_MODE_*``."""
+
+    MISSING = 1 << 0
+    WP = 1 << 1
+    MINOR = 1 << 2
+    RWP = 1 << 3
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One mapping (VMA) of an address space.
+
+    Attributes:
+        start, end: addresses in bytes, half-open.
+        perms: four characters as in ``/proc/PID/maps``, such as ``rw-p`` (the last: ``s`` shared or ``p`` private).
+        offset: offset into the file in bytes.
+        device: ``major:minor`` in hexadecimal, as in ``/proc/PID/maps``.
+        inode: the file's inode; 0 for anonymous memory.
+        name: the file's path, a pseudo-name such as ``[heap]``, or "".
+        page_size: the size in bytes of the pages that back it (hugetlb: the huge page).
+    """
+
+    start: int
+    end: int
+    perms: str
+    offset: int = 0
+    device: str = "00:00"
+    inode: int = 0
+    name: str = ""
+    page_size: int = 4096
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self.end - self.start
+
+    @property
+    def writable(self) -> bool:
+        return self.perms[1] == "w"
+
+    @property
+    def shared(self) -> bool:
+        return self.perms[3] == "s"
+
+    @property
+    def private_anonymous(self) -> bool:
+        """Private memory of no file: what is not populated is zero, and nobody else can change it."""
+        return not self.shared and self.inode == 0
+
+    def __str__(self) -> str:
+        return f"{self.start:#x}-{self.end:#x} {self.perms} {self.name or '(anonymous)'}"
+
+
+@runtime_checkable
+class Pagemap(Protocol):
+    """An open pagemap: the descriptor that ``PAGEMAP_SCAN`` is called on."""
+
+    space: AddressSpace
+    #: Scans made ready by the layer above, by their arguments; empty at first.
+    prepared_scans: dict[Any, Any]
+
+    @property
+    def known(self) -> Category:
+        """The categories this kernel knows (a bit it does not know is EINVAL)."""
+
+    def ioctl_scan(self, argument: bytearray, vec: NDArray[np.void] | None) -> int:
+        """One ``PAGEMAP_SCAN``; ``argument`` is a 96-byte ``struct pm_scan_arg``, updated in place.
+
+        ``vec`` is the array whose address stands in the argument (or None). Returns the number of regions written to
+        it. Raises OSError with the kernel's errno.
+        """
+
+    def bind(self, argument: bytearray, vec: NDArray[np.void] | None) -> Callable[[], int]:
+        """The same call made ready once, for hot paths: calling the result is :meth:`ioctl_scan` of these two."""
+
+    def close(self) -> None: ...
+
+
+class Userfaultfd(Protocol):
+    """A userfaultfd after its ``UFFDIO_API`` handshake. Every method raises OSError with the kernel's errno."""
+
+    features: int
+
+    def register(self, start: int, length: int, mode: int = RegisterMode.WP) -> int:
+        """``UFFDIO_REGISTER``; returns the bit mask of ioctls the range allows."""
+
+    def unregister(self, start: int, length: int) -> None: ...
+
+    def writeprotect(self, start: int, length: int, *, protect: bool = True) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingProof:
+    """What a round trip showed: map pages, register them, protect, look, write, look again.
+
+    Attributes:
+        works: written pages are found on this machine.
+        why: one sentence: what was seen, or what failed.
+        hint: the one command that mends it, if one does.
+        reports_dropped: memory that was given back (MADV_DONTNEED) down to its page table is reported as written.
+            Kernels before 7.2 and without the back-port do not ("fs/proc/task_mmu: written state for PMD holes",
+            K. Shutsemau, July 2026; in 6.12.103 and 6.18.44).
+    """
+
+    works: bool
+    why: str
+    hint: str | None = None
+    reports_dropped: bool = False
+
+
+class AddressSpace(Protocol):
+    """Memory one can look at: this process, another one, or a process of the model."""
+
+    page_size: int
+
+    @property
+    def label(self) -> str:
+        """For messages: "this process", "process 1234 (redis-server)", "model process 1"."""
+
+    def mappings(self) -> Sequence[Mapping]:
+        """Every mapping, by address."""
+
+    def mapping_at(self, address: int) -> Mapping | None:
+        """The mapping that holds this address, or None."""
+
+    def has_gap(self, start: int, end: int) -> bool:
+        """Whether any page of [start, end) is not mapped at all (such pages scan as empty, without an error)."""
+
+    def prove_tracking(self) -> TrackingProof:
+        """Whether asynchronous write protection works here, by a round trip; made once and remembered."""
+
+    def open_pagemap(self) -> Pagemap: ...
+
+    def open_userfaultfd(self, features: int) -> Userfaultfd: ...
+
+    def truly_swapped(self, pagemap: Any, suspects: Regions) -> Regions:
+        """Those of the suspects (SWAPPED by the kernel's word, which counts markers) that are really swapped out.
+
+        Where the kernel does not tell, suspects are kept.
+        """
+
+    def read(self, regions: Any) -> NDArray[np.uint8]:
+        """The bytes of the regions, one after another."""
+
+
+@runtime_checkable
+class LocatedBuffer(Protocol):
+    """A buffer that tells by itself in which address space it lies (those of the model do)."""
+
+    space: AddressSpace
+    address: int
+    nbytes: int
+    itemsize: int
