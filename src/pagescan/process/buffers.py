@@ -1,0 +1,84 @@
+"""A Python buffer as memory: where it lies, and holding on to it so that it can neither move nor be freed."""
+
+from __future__ import annotations
+
+import mmap
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..abi import LocatedBuffer
+from ..ranges import Location, locate
+from .allocate import OwnPages
+from .current import current_space
+
+if TYPE_CHECKING:
+    from ..abi import AddressSpace
+
+
+class HeldBuffer:
+    """A buffer that is looked at for longer than one call.
+
+    A buffer export is held where it pins the memory: ``bytearray.extend``, ``mmap.close`` and ``SharedMemory.close``
+    then raise BufferError, where freed memory would scan as empty without an error. A numpy array that owns its
+    memory, and a tensor, can be resized in spite of exports; those are asked for their address again (:meth:`moved`).
+
+    Attributes:
+        space: the address space it lies in.
+        address, nbytes, itemsize: bytes.
+        movable: whether the object can move its memory although it is held.
+        exclusive: whether nothing else lies in its pages: it is all of an ``mmap``, or was made by pagescan.empty.
+    """
+
+    __slots__ = ("_export", "_owner", "_owner_location", "address", "exclusive", "itemsize", "movable", "nbytes", "space")
+
+    def __init__(self, buffer: Any):
+        self.address, self.nbytes, self.itemsize = locate(buffer)
+        self.space: AddressSpace = buffer.space if isinstance(buffer, LocatedBuffer) else current_space()
+        self._owner = _owner(buffer)
+        self.movable = hasattr(self._owner, "data_ptr") or isinstance(self._owner, np.ndarray)
+        self._owner_location: Location = locate(self._owner) if self.movable else Location(0, 0, 1)
+        self.exclusive = _has_pages_of_its_own(self._owner, self.nbytes)
+        self._export = None if self.movable or isinstance(buffer, LocatedBuffer) else _export(self._owner)
+
+    def page_range(self) -> tuple[int, int]:
+        """The pages that hold the buffer: [start, end), rounded outward; equal if the buffer is empty."""
+        size = self.space.page_size
+        start = self.address // size * size
+        return start, (-(-(self.address + self.nbytes) // size) * size if self.nbytes else start)
+
+    def moved(self) -> bool:
+        """Whether the memory is now elsewhere (``ndarray.resize(refcheck=False)``, a tensor's ``resize_``)."""
+        return self.movable and locate(self._owner) != self._owner_location
+
+    def release(self) -> None:
+        """Let go of the export."""
+        if self._export is not None:
+            self._export.release()
+            self._export = None
+
+
+def _owner(buffer: Any) -> Any:
+    """The object that owns the memory: of a view of a view, the array at its root, or what that array was made over."""
+    while True:
+        if isinstance(buffer, np.ndarray) and buffer.base is not None:
+            buffer = buffer.base
+        elif isinstance(buffer, memoryview) and isinstance(buffer.obj, np.ndarray):
+            buffer = buffer.obj
+        else:
+            return buffer
+
+
+def _has_pages_of_its_own(owner: Any, nbytes: int) -> bool:
+    """Whether these bytes are all there is in the pages of the owner's mapping."""
+    if isinstance(owner, memoryview):
+        return isinstance(owner.obj, OwnPages) and owner.nbytes == nbytes
+    return isinstance(owner, mmap.mmap) and len(owner) == nbytes
+
+
+def _export(owner: Any) -> memoryview | None:
+    try:
+        return memoryview(getattr(owner, "buf", owner))
+    except TypeError:
+        # An owner without the buffer protocol (an object with __array_interface__): the reference is all there is.
+        return None

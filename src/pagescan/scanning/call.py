@@ -1,0 +1,429 @@
+"""Level 1: one ``PAGEMAP_SCAN`` call in the document's words, and its prepared form for repeated calls.
+
+What is repaired here, once, for both machines (facts by release in ``docs/kernel-facts.md``):
+
+* ``walk_end`` is stale when a call returns more regions than the kernel's bounce buffer holds (512 with 4 KiB pages;
+  seen in 6.12, 6.18 and 7.3). Fewer regions than asked for, and no page limit reached, means the range was finished.
+* Without an output buffer the kernel ignores masks and ``max_pages`` for memory mapped by single pages (its
+  "exclusive" fast path, 12f6b01a0bcb, "fs/proc/task_mmu: add fast paths to get/clear PAGE_IS_WRITTEN flag", 6.7), and
+  before 6.17 (28aa29986dde, "fs/proc/task_mmu: check p->vec_buf for NULL") it could crash. So pagescan always passes
+  one, also for `Op.WP` alone.
+* Protecting part of a hugetlb page makes no progress, silently; it is refused before the call.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..abi import (
+    END,
+    MAX_PAGES,
+    PM_SCAN_CHECK_WPASYNC,
+    PM_SCAN_WP_MATCHING,
+    REGION_DTYPE,
+    START,
+    VEC,
+    WALK_END,
+    Pagemap,
+    pack_scan_argument,
+)
+from ..errors import Closed, InvalidArgument, NoProgress, UnknownCategory
+from ..query import ALL_CATEGORIES, Category, Op, Query, category_names
+from ..ranges import Regions
+from .explain import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+_WRITTEN = int(Category.WRITTEN)
+_WPALLOWED = int(Category.WPALLOWED)
+_ADDRESS_LIMIT = 1 << 64
+#: No scan asks for more regions in one call than this (24 MiB of output).
+_MAX_VEC_LEN = 1 << 20
+
+
+class Scan:
+    """What one call answered.
+
+    Attributes:
+        regions: structured array (fields ``start``, ``end`` exclusive, ``categories``; uint64; addresses in bytes),
+            a view of the buffer the kernel wrote to.
+        walk_end: the address up to which the range was examined (repaired); call again from here.
+        complete: whether that is the end of the range.
+        unknown: categories that were asked for and that this kernel does not know: unknown, rather than absent.
+    """
+
+    __slots__ = ("complete", "page_size", "regions", "unknown", "walk_end")
+
+    def __init__(self, regions: NDArray[np.void], walk_end: int, complete: bool, unknown: Category, page_size: int):
+        self.regions = regions
+        self.walk_end = walk_end
+        self.complete = complete
+        self.unknown = unknown
+        self.page_size = page_size
+
+    def to_regions(self) -> Regions:
+        """The same as a :class:`Regions` value."""
+        return Regions.merged(self.regions, page_size=self.page_size, unknown=self.unknown)
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "to be continued"
+        return f"<Scan: {len(self.regions)} regions up to {self.walk_end:#x}, {state}>"
+
+
+def pagemap_scan(
+    pagemap: Pagemap,
+    start: int,
+    length: int,
+    *,
+    ops: int = Op.GET,
+    required_mask: int = 0,
+    anyof_mask: int = 0,
+    excluded_mask: int = 0,
+    return_mask: int = ALL_CATEGORIES,
+    max_pages: int = 0,
+    vec_len: int = 512,
+    require_wp_async: bool | None = None,
+) -> Scan:
+    """One ``PAGEMAP_SCAN``: the pages of [start, start + length) that match, and (``Op.WP``) protect them again.
+
+    Args:
+        pagemap: an open :class:`Pagemap`, of this process, of another one, or of the model.
+        start: address in bytes, page-aligned.
+        length: bytes; the kernel rounds the end up to a page. 0 is an empty range.
+        ops: ``Op.GET``, ``Op.WP`` or both. Both together are atomic for each page: no write falls between.
+            ``Op.WP`` alone protects the matching pages and reports none; it always works to the end of the range.
+        required_mask, anyof_mask, excluded_mask: a page matches if it has all, at least one (if any), none of these.
+        return_mask: the categories to report of a matching page; neighbours with equal ones are one region.
+            WRITTEN asked for here alone is reported only of memory registered for tracking.
+        max_pages: stop after so many pages; 0 is no limit.
+        vec_len: room for so many regions in the answer.
+        require_wp_async: make memory that is not under asynchronous write protection an error
+            (``PM_SCAN_CHECK_WPASYNC``). By default true where WRITTEN decides what matches, and for ``Op.WP``. With
+            false such memory is passed over: pages nobody tracks are never called written.
+
+    Raises:
+        NotWriteProtectable: names the mapping. With ``Op.WP``, pages of mappings before it may be protected already,
+            and what had been written to them is then lost: scan mapping by mapping, or use a tracker.
+        UnknownCategory: this kernel does not know a category that decides what matches.
+        InvalidArgument, NoSuchProcess, KernelCannot, Closed.
+
+    A query that can never match answers empty without a call.
+    Source: ``Documentation/admin-guide/mm/pagemap.rst`` and ``PAGEMAP_SCAN(2const)``.
+    """
+    # The masks are compared by identity first, so that a repeated call costs one tuple and one dictionary look-up.
+    key = (
+        start,
+        length,
+        ops,
+        required_mask,
+        anyof_mask,
+        excluded_mask,
+        return_mask,
+        max_pages,
+        vec_len,
+        require_wp_async,
+    )
+    # pop, not get: two threads must never share one argument buffer.
+    prepared = pagemap.prepared_scans.pop(key, None)
+    if prepared is None:
+        prepared = PreparedScan(pagemap, *key)
+        if len(pagemap.prepared_scans) >= 64:
+            pagemap.prepared_scans.clear()
+    answer: Scan = prepared.scan()
+    pagemap.prepared_scans[key] = prepared
+    return answer
+
+
+def prepare_scan(
+    pagemap: Pagemap,
+    start: int,
+    length: int,
+    *,
+    ops: int = Op.GET,
+    required_mask: int = 0,
+    anyof_mask: int = 0,
+    excluded_mask: int = 0,
+    return_mask: int = ALL_CATEGORIES,
+    max_pages: int = 0,
+    vec_len: int = 512,
+    require_wp_async: bool | None = None,
+) -> PreparedScan:
+    """:func:`pagemap_scan` made ready once and called often; the same arguments and errors."""
+    return PreparedScan(
+        pagemap,
+        start,
+        length,
+        ops,
+        required_mask,
+        anyof_mask,
+        excluded_mask,
+        return_mask,
+        max_pages,
+        vec_len,
+        require_wp_async,
+    )
+
+
+class PreparedScan:
+    """One scan, its argument and result buffers made once. Not for two threads at a time.
+
+    ``run()`` makes the call and returns the number of regions; ``regions``, ``walk_end`` and ``complete`` then tell
+    of the last run, until the next. ``scan()`` makes the call and returns a :class:`Scan` of its own.
+    """
+
+    __slots__ = (
+        "_argument",
+        "_call",
+        "_count",
+        "_end",
+        "_impossible",
+        "_loop",
+        "_mark_untracked",
+        "_max_pages",
+        "_pagemap",
+        "_protects",
+        "_start",
+        "_strip",
+        "_vec",
+        "_vec_len",
+        "_words",
+        "page_size",
+        "unknown",
+    )
+
+    def __init__(
+        self,
+        pagemap: Pagemap,
+        start: int,
+        length: int,
+        ops: int,
+        required_mask: int,
+        anyof_mask: int,
+        excluded_mask: int,
+        return_mask: int,
+        max_pages: int,
+        vec_len: int,
+        require_wp_async: bool | None,
+    ):
+        self.page_size = page_size = pagemap.space.page_size
+        _check_numbers(start, length, ops, max_pages, vec_len, page_size)
+        query = Query(int(required_mask), int(anyof_mask), int(excluded_mask), int(return_mask))
+        returned, self.unknown = _known_only(pagemap, query)
+        self._pagemap = pagemap
+        self._start = start
+        self._end = start + -(-length // page_size) * page_size
+        self._max_pages = max_pages
+        self._vec_len = vec_len
+        self._loop = not ops & Op.GET
+        self._count = 0
+        if require_wp_async is None:
+            require_wp_async = bool(query.asked & _WRITTEN or ops & Op.WP)
+        required = query.required
+        if query.asked & _WRITTEN and not require_wp_async:
+            required |= _WPALLOWED
+        # What nobody tracks has every page's WRITTEN bit set before 7.3; only WPALLOWED tells it from the truth.
+        self._mark_untracked = bool(returned & _WRITTEN) and not (require_wp_async or required & _WPALLOWED)
+        self._strip = 0 if returned & _WPALLOWED else _WPALLOWED
+        masks = Query(required, query.anyof, query.excluded, returned)
+        self._impossible = masks.impossible
+        encoded = (Query() if masks.impossible else masks).encode()
+        flags = PM_SCAN_WP_MATCHING if ops & Op.WP else 0
+        self._argument = pack_scan_argument(
+            flags=flags | (PM_SCAN_CHECK_WPASYNC if require_wp_async else 0),
+            start=start,
+            end=self._end,
+            vec_len=vec_len,
+            max_pages=max_pages,
+            category_inverted=encoded.inverted,
+            category_mask=encoded.mask,
+            category_anyof_mask=encoded.anyof,
+            return_mask=0 if self._loop else returned | (_WPALLOWED if self._mark_untracked else 0),
+        )
+        self._words = memoryview(self._argument).cast("Q")
+        self._protects = bool(ops & Op.WP) and not query.asked & _WRITTEN
+        if ops & Op.WP and not self._impossible:
+            refuse_partial_huge_pages(pagemap, start, self._end, max_pages)
+        self._new_vec()
+
+    def _new_vec(self) -> None:
+        """A fresh result buffer (the last one now belongs to a Scan)."""
+        self._vec = np.zeros(self._vec_len, dtype=REGION_DTYPE)
+        self._words[VEC] = self._vec.ctypes.data
+        self._call: Callable[[], int] = self._pagemap.bind(self._argument, self._vec)
+
+    def run(self) -> int:
+        """Make the call; returns how many regions the answer has. Errors as :func:`pagemap_scan`."""
+        if self._impossible or self._loop:
+            return self._run_rare()
+        try:
+            self._count = count = self._call()
+        except (OSError, ValueError) as error:
+            raise self._explained(error) from None
+        return count
+
+    def _run_rare(self) -> int:
+        """A query that never matches, or protecting without reporting: walk to the end, keep nothing."""
+        self._count = 0
+        if self._impossible:
+            return 0
+        position = self._start
+        left = self._max_pages
+        while position < self._end:
+            self._words[START] = position
+            try:
+                self._count = self._call()
+            except (OSError, ValueError) as error:
+                raise self._explained(error) from None
+            position = self._advanced(position)
+            if left:
+                left -= self._pages()
+                self._words[MAX_PAGES] = left
+                if left <= 0:
+                    break
+        self._words[START] = self._start
+        self._words[MAX_PAGES] = self._max_pages
+        self._words[WALK_END] = position
+        self._count = 0
+        return 0
+
+    def _pages(self) -> int:
+        found = self._vec[: self._count]
+        return int((found["end"] - found["start"]).sum()) // self.page_size
+
+    def _advanced(self, position: int) -> int:
+        """Where the scan that began at ``position`` got to: the repaired ``walk_end``. Raises NoProgress."""
+        count = self._count
+        walk_end: int = self._words[WALK_END]
+        full = count >= self._vec_len or bool(self._words[MAX_PAGES] and self._pages() >= self._words[MAX_PAGES])
+        if full:
+            walk_end = max(walk_end, int(self._vec["end"][count - 1]))
+        elif walk_end >= self._end or count > batch_regions(self.page_size):
+            return self._end
+        if walk_end <= position or not full:
+            raise NoProgress(
+                f"PAGEMAP_SCAN of {position:#x}-{self._end:#x} in {self._pagemap.space.label} stopped at {walk_end:#x} "
+                f"with {count} regions and room for {self._vec_len}",
+                hint="the range ends inside a huge page; align it to the huge page size of the mapping",
+            )
+        return min(walk_end, self._end)
+
+    @property
+    def regions(self) -> NDArray[np.void]:
+        """The regions of the last run: a view into the buffer that the next run overwrites."""
+        found = self._vec[: self._count]
+        return self._told_apart(found) if self._mark_untracked else found
+
+    def _told_apart(self, found: NDArray[np.void]) -> NDArray[np.void]:
+        """WRITTEN taken from what nobody tracks, WPALLOWED from what did not ask for it, equal neighbours joined."""
+        categories = found["categories"]
+        categories[(categories & np.uint64(_WPALLOWED)) == 0] &= np.uint64(~_WRITTEN & (_ADDRESS_LIMIT - 1))
+        if self._strip:
+            categories &= np.uint64(~self._strip & (_ADDRESS_LIMIT - 1))
+        return Regions.merged(found).to_records()
+
+    @property
+    def walk_end(self) -> int:
+        """The address up to which the last run examined the range (repaired)."""
+        if self._impossible:
+            return self._end
+        return int(self._words[WALK_END]) if self._loop else self._advanced(self._start)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last run examined the whole range."""
+        return self.walk_end >= self._end
+
+    def scan(self) -> Scan:
+        """Make the call; the answer stays valid whatever is run later."""
+        count = self.run()
+        page_size = self.page_size
+        if not count:
+            walk_end = self.walk_end
+            return Scan(_NOTHING, walk_end, walk_end >= self._end, self.unknown, page_size)
+        walk_end, regions = self.walk_end, self.regions
+        self._new_vec()
+        return Scan(regions, walk_end, walk_end >= self._end, self.unknown, page_size)
+
+    def move(self, start: int, end: int) -> None:
+        """Ask the same of another range: page-aligned addresses. For trackers and walks, which align by themselves."""
+        self._start = self._words[START] = start
+        self._end = self._words[END] = end
+
+    def limit(self, max_pages: int) -> None:
+        """Change ``max_pages``."""
+        self._max_pages = self._words[MAX_PAGES] = max_pages
+
+    def _explained(self, error: OSError | ValueError) -> Exception:
+        if not isinstance(error, OSError):
+            return Closed("the pagemap was closed; it cannot be scanned", hint="open another one: Pagemap.open(...)")
+        return explain(error, self._pagemap, self._start, self._end, protecting=self._protects)
+
+
+_NOTHING = np.zeros(0, dtype=REGION_DTYPE)
+_NOTHING.flags.writeable = False
+
+
+def batch_regions(page_size: int) -> int:
+    """How many regions the kernel gathers before it copies them out: ``PMD_SIZE >> PAGE_SHIFT``, 512 for 4 KiB."""
+    return page_size // 8
+
+
+def refuse_partial_huge_pages(pagemap: Pagemap, start: int, end: int, max_pages: int) -> None:
+    """Raise InvalidArgument if protecting [start, end) would cut a hugetlb page: the kernel passes over it silently."""
+    if start == end:
+        return
+    space = pagemap.space
+    for edge, address in ((start, start), (end, end - 1)):
+        mapping = space.mapping_at(address)
+        if mapping and (edge - mapping.start) % mapping.page_size:
+            size = mapping.page_size
+            low, high = start // size * size, -(-end // size) * size
+            raise InvalidArgument(
+                f"{edge:#x} lies inside a huge page of {size:,} bytes of the mapping {mapping}; hugetlb memory is "
+                "protected by whole huge pages only",
+                hint=f"scan {low:#x}-{high:#x}",
+            )
+    if max_pages and any(m.page_size > space.page_size and m.start < end and m.end > start for m in space.mappings()):
+        raise InvalidArgument(
+            "max_pages with Op.WP over hugetlb memory can stop inside a huge page, which the kernel then passes over",
+            hint="leave max_pages at 0 for hugetlb mappings, or scan a smaller range",
+        )
+
+
+def _known_only(pagemap: Pagemap, query: Query) -> tuple[int, Category]:
+    """The returned categories this kernel knows, and the asked-for ones it does not. Raises UnknownCategory."""
+    known = int(pagemap.known)
+    strange = query.asked & ~known
+    if strange:
+        names = ", ".join(category_names(strange))
+        raise UnknownCategory(
+            f"this kernel does not know the category {names}, so it cannot decide what matches",
+            hint=f"it knows {', '.join(category_names(known))}; see `pagescan doctor`",
+        )
+    return query.returned & known, Category(query.returned & ~known)
+
+
+def _check_numbers(start: int, length: int, ops: int, max_pages: int, vec_len: int, page_size: int) -> None:
+    """Everything about the range and the buffer that can be seen to be wrong before the call."""
+    if not 0 <= start < _ADDRESS_LIMIT or start % page_size:
+        raise InvalidArgument(
+            f"start = {start:#x} is not an address at a page boundary",
+            hint=f"pages are {page_size} bytes; round down to {start // page_size * page_size:#x}",
+        )
+    if length < 0 or start + length > _ADDRESS_LIMIT - page_size:
+        raise InvalidArgument(
+            f"length = {length} does not fit: the range must end below 2**64 and not before its start"
+        )
+    if not ops or ops & ~int(Op.GET | Op.WP):
+        raise InvalidArgument(f"ops = {ops!r} is no operation", hint="use Op.GET, Op.WP or Op.GET | Op.WP")
+    if max_pages < 0:
+        raise InvalidArgument(f"max_pages = {max_pages} is negative", hint="0 means no limit")
+    if not 1 <= vec_len <= _MAX_VEC_LEN:
+        raise InvalidArgument(
+            f"vec_len = {vec_len} regions is outside 1..{_MAX_VEC_LEN}", hint="512 is what the kernel gathers at a time"
+        )
