@@ -1,0 +1,1 @@
+"""What changed: trackers, their cursors, and the engines behind them."""

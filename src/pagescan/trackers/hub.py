@@ -1,0 +1,185 @@
+"""One userfaultfd for a whole address space, and many readers of it.
+
+A second userfaultfd on the same memory is refused (EBUSY), and protecting a page again makes it "not written" for
+everybody. So all trackers of an address space share one engine, and what one reader's look finds is handed to every
+other reader that covers it: each has its own "since I last asked".
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import CoverageLost
+from ..process.current import close_in_children
+from ..ranges import Regions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..abi import AddressSpace
+    from .base import Arm, Engine, Extent, Findings, Loss
+
+
+class Reader:
+    """One "since I last asked" over some extents. Its fields change only under the hub's lock.
+
+    Attributes:
+        pages: the page ranges it asks about.
+        extents: the same, as the engine handles them.
+        pending: written pages that other readers' looks found, or that were given back.
+        losses: extents that can no longer be asked, with the reason.
+    """
+
+    __slots__ = ("__weakref__", "extents", "losses", "pages", "pending")
+
+    def __init__(self, pages: Regions, extents: Sequence[Extent]):
+        self.pages = pages
+        self.extents = list(extents)
+        self.pending = Regions.empty(page_size=pages.page_size)
+        self.losses: list[Loss] = []
+
+    def told(self, written: Regions) -> None:
+        """Remember what somebody else's look found."""
+        mine = written & self.pages
+        if mine:
+            self.pending |= mine
+
+    def lost(self, losses: Sequence[Loss]) -> None:
+        """Note that these extents are gone, and ask of them no more."""
+        self.losses += losses
+        gone = {id(loss.extent) for loss in losses}
+        self.extents = [extent for extent in self.extents if id(extent) not in gone]
+
+
+class Hub:
+    """The readers of one address space and the engine that they share. Safe to use from several threads."""
+
+    def __init__(self, space: AddressSpace, make_engine: Callable[[], Engine]):
+        self.space = space
+        self.pid = os.getpid()
+        self.engine = make_engine()
+        # Re-entrant: garbage collection may release a coverage while a look is under way.
+        self.lock = threading.RLock()
+        self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self._covered: list[Regions] = []
+        self.in_child = False
+        close_in_children(self)
+
+    def close_in_child(self) -> None:
+        """In a forked child the descriptors act on the parent: let go of them."""
+        self.in_child = True
+        self.engine.close_in_child()
+
+    def check(self) -> None:
+        """Raise CoverageLost in a forked child, which the kernel does not track."""
+        if self.in_child or os.getpid() != self.pid:
+            raise CoverageLost(
+                f"this process (pid {os.getpid()}) is a forked child; the tracker belongs to its parent "
+                f"(pid {self.pid}), and the kernel does not track children",
+                hint="call pagescan.track() again in the child",
+            )
+
+    # Coverage -------------------------------------------------------------------------------------------------------
+
+    def cover(self, pages: Regions, arm: Arm) -> list[Extent]:
+        """Cover these pages and make them "not written"; readers that cover them already lose nothing."""
+        with self.lock:
+            self.check()
+            extents = self.engine.plan(pages)
+            # A huge page is covered as a whole, also where the buffer is part of it.
+            whole = Regions.from_pairs(((e.start, e.end) for e in extents), page_size=pages.page_size)
+            shared = whole & self._all_covered()
+            self.engine.cover(extents)
+            try:
+                self._tell(self.engine.take(clip_extents(extents, shared)), None)
+                self.engine.arm(clip_extents(extents, whole - shared), arm)
+            except BaseException:
+                self.engine.uncover(whole - shared)
+                raise
+            self._covered.append(whole)
+            return extents
+
+    def uncover(self, pages: Regions) -> None:
+        """End one coverage of exactly these pages; those that another one covers stay covered."""
+        with self.lock:
+            self._covered.remove(pages)
+            if not self.in_child and os.getpid() == self.pid:
+                self.engine.uncover(pages - self._all_covered())
+
+    def _all_covered(self) -> Regions:
+        return Regions.union(self._covered, page_size=self.space.page_size)
+
+    def covers_anything(self) -> bool:
+        """Whether any coverage is left."""
+        return bool(self._covered)
+
+    # Readers --------------------------------------------------------------------------------------------------------
+
+    def reader(self, pages: Regions, extents: Sequence[Extent], *, fresh: bool) -> Reader:
+        """A new reader, from now on. ``fresh``: the pages have just been armed, so nothing of before is in them."""
+        with self.lock:
+            self.check()
+            reader = Reader(pages, extents)
+            if not fresh:
+                findings = self.engine.take(reader.extents)
+                self._tell(findings, None)
+                reader.lost(findings.losses)
+            self._readers.add(reader)
+            return reader
+
+    def take(self, reader: Reader) -> Regions:
+        """What was written to since the reader last asked; protected again. Losses are noted in the reader."""
+        with self.lock:
+            self.check()
+            findings = self.engine.take(reader.extents)
+            if len(self._readers) > 1 and (findings.written or findings.losses):
+                self._tell(findings, reader)
+            if findings.losses:
+                reader.lost(findings.losses)
+            written = findings.written
+            if reader.pending:
+                written = written | reader.pending
+                reader.pending = Regions.empty(page_size=written.page_size)
+            return written
+
+    def peek(self, reader: Reader, *, first: bool = False) -> Regions:
+        """The same, changing nothing."""
+        with self.lock:
+            self.check()
+            if first and reader.pending:
+                return reader.pending
+            findings = self.engine.peek(reader.extents, first=first)
+            if findings.losses:
+                reader.lost(findings.losses)
+            return findings.written | reader.pending
+
+    def give_back(self, reader: Reader, written: Regions) -> None:
+        """These pages are due again in the reader's next answer."""
+        with self.lock:
+            reader.told(written)
+
+    def _tell(self, findings: Findings, asked_by: Reader | None) -> None:
+        """Hand what a look found to every other reader. A failed look may have protected pages it did not report, so
+        to the others the whole extent counts as written; they find the loss by themselves."""
+        lost = ((loss.extent.start, loss.extent.end) for loss in findings.losses)
+        news = findings.written | Regions.from_pairs(lost, page_size=self.space.page_size)
+        for other in self._readers:
+            if other is not asked_by:
+                other.told(news)
+
+    def close(self) -> None:
+        """Free the descriptors."""
+        self.engine.close()
+
+
+def clip_extents(extents: Sequence[Extent], pages: Regions) -> list[Extent]:
+    """The parts of the extents that lie in ``pages``."""
+    return [
+        replace(extent, start=part.start, end=part.end)
+        for extent in extents
+        for part in pages.clip(extent.start, extent.end)
+    ]

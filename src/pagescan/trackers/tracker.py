@@ -1,0 +1,272 @@
+"""Level 3: ``track`` buffers, and ask again and again which of their pages have been written to."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from ..errors import Closed, CoverageLost, InvalidArgument
+from ..process.buffers import HeldBuffer
+from ..query import Category
+from ..ranges import Regions
+from .choose import drop_if_idle, hub_of
+from .written import Quality, Written
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from .base import Arm, Extent
+    from .hub import Hub, Reader
+
+OnLost = Literal["raise", "report"]
+
+
+def track(
+    *buffers: Any,
+    engine: str = "auto",
+    arm: Arm = "scan",
+    on_lost: OnLost = "raise",
+) -> Tracker:
+    """Find, from now on, which pages of these buffers are written to.
+
+    Does the documented set-up in its order: a userfaultfd (one for the whole process, shared by all trackers);
+    ``UFFDIO_API`` with WP_UNPOPULATED and WP_ASYNC; ``UFFDIO_REGISTER`` in mode WP; write-protect; and then, at each
+    :meth:`Tracker.take`, ``PAGEMAP_SCAN`` that gets the written pages and protects them again, atomically per page.
+
+    Args:
+        buffers: any number of objects with memory: C-contiguous numpy arrays of any dtype and alignment, ``bytearray``,
+            ``mmap``, ``memoryview``, ``SharedMemory``, torch CPU tensors, buffers of the model. They are held, so that
+            they cannot be freed or resized while they are tracked.
+        engine: ``"auto"`` takes the first that proves itself here; ``tracker.engine`` and ``tracker.why`` tell.
+        arm: how the pages are first protected: ``"scan"`` by ``PAGEMAP_SCAN``, ``"ioctl"`` by ``UFFDIO_WRITEPROTECT``.
+        on_lost: when coverage of a part is lost (moved, unmapped, unregistered): ``"raise"`` CoverageLost, or
+            ``"report"`` the part in full with quality LOST.
+
+    What no page table shows is not seen: writes through another mapping of the same shared memory or file (by another
+    process, or ``write(2)``), hole punching (``MADV_REMOVE``, ``ftruncate``) of shared memory, ``MADV_DONTNEED`` of a
+    privately mapped file, and DMA into pages that were pinned before they were last protected. See the page on caveats.
+
+    Raises:
+        NotABuffer, NotContiguous: what was passed is no memory, or not one run of it.
+        NotWriteProtectable, RegisteredElsewhere: the mapping cannot be tracked; named.
+        KernelCannot: this machine cannot track; says why and what mends it.
+    """
+    return Tracker(buffers, engine=engine, arm=arm, on_lost=on_lost)
+
+
+class _Coverage:
+    """What is covered for one tracker and its cursors: ends by close(), or when none of them is left."""
+
+    def __init__(self, buffers: tuple[Any, ...], engine: str, arm: Arm, on_lost: OnLost):
+        if not buffers:
+            raise InvalidArgument("track() was given no buffer", hint="pass one or more: track(array, other)")
+        if arm not in ("scan", "ioctl"):
+            raise InvalidArgument(f"arm = {arm!r}", hint='use "scan" (PAGEMAP_SCAN) or "ioctl" (UFFDIO_WRITEPROTECT)')
+        if on_lost not in ("raise", "report"):
+            raise InvalidArgument(f"on_lost = {on_lost!r}", hint='use "raise" or "report"')
+        held: list[HeldBuffer] = []
+        try:
+            held += (HeldBuffer(buffer) for buffer in buffers)
+            space = held[0].space
+            if any(buffer.space is not space for buffer in held):
+                raise InvalidArgument("the buffers lie in different address spaces", hint="use one tracker for each")
+            size = space.page_size
+            pages = Regions.from_pairs((buffer.page_range() for buffer in held), page_size=size)
+            self.hub = hub_of(space, engine)
+            self.extents = self.hub.cover(pages, arm)
+        except BaseException:
+            _release(held)
+            raise
+        self.pages = Regions.from_pairs(((e.start, e.end) for e in self.extents), page_size=size)
+        self.on_lost = on_lost
+        self.huge = tuple(extent for extent in self.extents if extent.page_size > size)
+        self.edges = _shared_edges(held, size)
+        #: Buffers whose object may move its memory in spite of us; the others are pinned by their export.
+        self.movable = tuple(buffer for buffer in held if buffer.movable)
+        self._end = weakref.finalize(self, _end_coverage, self.hub, self.pages, held)
+
+    @property
+    def closed(self) -> bool:
+        return not self._end.alive
+
+    def close(self) -> None:
+        self._end()
+
+
+def _end_coverage(hub: Hub, pages: Regions, held: list[HeldBuffer]) -> None:
+    hub.uncover(pages)
+    drop_if_idle(hub)
+    _release(held)
+
+
+def _release(held: list[HeldBuffer]) -> None:
+    for buffer in held:
+        buffer.release()
+
+
+def _shared_edges(held: list[HeldBuffer], size: int) -> Regions:
+    """The pages that hold bytes of a tracked buffer and bytes of something else."""
+    inside = Regions.from_pairs(((b.address, b.address + b.nbytes) for b in held if not b.exclusive), page_size=size)
+    edges = np.concatenate([inside.starts, inside.ends])
+    partly = edges[edges % np.uint64(size) != 0]
+    return Regions.from_pages(partly // np.uint64(size) * np.uint64(size), page_size=size)
+
+
+class Cursor:
+    """A reader with its own "since I last asked". Made by :meth:`Tracker.cursor`; every tracker is one itself."""
+
+    def __init__(self, coverage: _Coverage, *, fresh: bool = False):
+        self._coverage = coverage
+        self._hub = coverage.hub
+        self._reader: Reader = self._hub.reader(coverage.pages, coverage.extents, fresh=fresh)
+
+    def take(self) -> Written:
+        """The pages written to since this reader last asked; they are protected again, atomically for each page.
+
+        A write that comes after a page was looked at is in the next answer. So copy after taking, not before.
+
+        Raises CoverageLost (unless ``on_lost="report"``) if part of the memory is no longer tracked; what was found in
+        the rest is kept for the next answer. Raises Closed after close().
+        """
+        self._check()
+        return self._answer(self._hub.take(self._reader), keep=True)
+
+    def peek(self) -> Written:
+        """What :meth:`take` would answer; nothing changes."""
+        self._check()
+        return self._answer(self._hub.peek(self._reader), keep=False)
+
+    def changed(self) -> bool:
+        """Whether anything was written to since this reader last took; nothing changes. Stops at the first page."""
+        self._check()
+        return bool(self._answer(self._hub.peek(self._reader, first=True), keep=False))
+
+    @contextlib.contextmanager
+    def taking(self) -> Iterator[Written]:
+        """:meth:`take` as a transaction: if the body raises, these pages are due again in the next answer."""
+        written = self.take()
+        try:
+            yield written
+        except BaseException:
+            self._hub.give_back(self._reader, written)
+            raise
+
+    def _check(self) -> None:
+        coverage = self._coverage
+        if coverage.closed:
+            raise Closed("the tracker is closed", hint="call pagescan.track() again")
+        for buffer in coverage.movable:
+            if buffer.moved():
+                raise CoverageLost(
+                    f"the tracked object's memory was at {buffer.address:#x} and is now elsewhere (it was resized)",
+                    start=buffer.address,
+                    end=buffer.address + buffer.nbytes,
+                    hint="close this tracker and track the object again",
+                )
+
+    def _answer(self, written: Regions, *, keep: bool) -> Written:
+        coverage, losses = self._coverage, self._reader.losses
+        if losses:
+            if coverage.on_lost == "raise":
+                if keep:
+                    self._hub.give_back(self._reader, written)
+                raise _coverage_lost(losses[0].extent, losses[0].why)
+            gone = Regions.from_pairs(
+                ((loss.extent.start, loss.extent.end, int(Category.WRITTEN)) for loss in losses),
+                page_size=coverage.pages.page_size,
+            )
+            return Written.of(
+                written | gone, coverage.pages, Quality.LOST, _lost_reason(losses[0].extent, losses[0].why)
+            )
+        if written:
+            reasons = _superset_reasons(coverage, written)
+            if reasons:
+                return Written.of(written, coverage.pages, Quality.SUPERSET, "; ".join(reasons))
+        return Written.of(written, coverage.pages)
+
+
+def _superset_reasons(coverage: _Coverage, written: Regions) -> list[str]:
+    reasons = []
+    if coverage.edges and (coverage.edges & written):
+        reasons.append("an edge page is shared with memory beside the buffer")
+    for extent in coverage.huge:
+        if written.clip(extent.start, extent.end):
+            reasons.append(f"hugetlb memory is tracked by whole huge pages of {extent.page_size:,} bytes")
+            break
+    return reasons
+
+
+def _lost_reason(extent: Extent, why: str) -> str:
+    return f"{extent.start:#x}-{extent.end:#x} is no longer tracked: {why}"
+
+
+def _coverage_lost(extent: Extent, why: str) -> CoverageLost:
+    return CoverageLost(
+        f"{_lost_reason(extent, why)}; pages of it written to meanwhile are unknown",
+        start=extent.start,
+        end=extent.end,
+        hint='treat that range as changed and track the memory anew, or use track(..., on_lost="report")',
+    )
+
+
+class Tracker(Cursor):
+    """Tracked buffers; made by :func:`track`. A context manager.
+
+    Attributes:
+        engine: the name of the engine that answers.
+        why: why this one, in a sentence.
+        pages: the page ranges that are covered.
+    """
+
+    def __init__(self, buffers: tuple[Any, ...], *, engine: str, arm: Arm, on_lost: OnLost):
+        coverage = _Coverage(buffers, engine, arm, on_lost)
+        try:
+            super().__init__(coverage, fresh=True)
+        except BaseException:
+            coverage.close()
+            raise
+
+    @property
+    def engine(self) -> str:
+        return self._hub.engine.name
+
+    @property
+    def why(self) -> str:
+        return self._hub.engine.why
+
+    @property
+    def pages(self) -> Regions:
+        return self._coverage.pages
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._coverage.closed
+
+    def cursor(self) -> Cursor:
+        """An independent reader: it answers what is written to from now on, whatever the others take."""
+        self._check()
+        return Cursor(self._coverage)
+
+    def close(self) -> None:
+        """Stop tracking and let go of the buffers; also ends its cursors. Closing twice is no error.
+
+        Unregistering armed memory takes the kernel some 9 ms for each GiB.
+        """
+        self._coverage.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else self.engine
+        return f"<Tracker: {self.pages.page_count:,} pages, {state}>"

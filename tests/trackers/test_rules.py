@@ -1,0 +1,338 @@
+"""The rules every tracker keeps, each of which was measured to go wrong otherwise (docs/kernel-facts.md)."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import mmap
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pagescan
+from pagescan import CoverageLost, Quality, RegisteredElsewhere
+from pagescan.kernel.userfaultfd import open_userfaultfd
+from tests.conformance.kinds import array_at, libc, raw_mmap
+
+PAGE = mmap.PAGESIZE
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+NORESERVE = 0x4000
+MAP_FIXED = 0x10
+MADV_DONTNEED = 4
+
+libc.mremap.restype = ctypes.c_void_p
+libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
+
+
+def in_child(body) -> str:
+    """What ``body`` returns in a forked child."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            answer = body()
+        except BaseException as error:  # noqa: BLE001 - the parent's assert shows it
+            answer = f"{type(error).__name__}: {error}"
+        os.write(writing, answer.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as file:
+        answer = file.read()
+    assert os.waitpid(pid, 0)[1] == 0
+    return answer
+
+
+def page_tables() -> int:
+    """VmPTE of this process, bytes."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmPTE")]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.fixture
+def array() -> np.ndarray:
+    made = pagescan.zeros(16 * PAGE, np.uint8)
+    made[:] = 1
+    return made
+
+
+class TestOneUserfaultfd:
+    def test_trackers_share_it_and_the_last_closes_it(self, array):
+        def descriptors() -> int:
+            return sum(
+                "userfaultfd" in os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()
+            )
+
+        gc.collect()
+        before = descriptors()
+        other = pagescan.zeros(PAGE)
+        with pagescan.track(array), pagescan.track(other), pagescan.track(array):
+            assert descriptors() == before + 1
+        assert descriptors() == before
+
+    def test_memory_of_another_userfaultfd_is_refused_by_name(self, array):
+        with open_userfaultfd() as foreign:
+            foreign.register(array.ctypes.data, array.nbytes)
+            with pytest.raises(RegisteredElsewhere, match="another userfaultfd owns it"):
+                pagescan.track(array)
+        with pagescan.track(array) as tracker:
+            array[0] = 2
+            assert tracker.take().page_count == 1
+
+
+class TestFork:
+    def test_a_child_cannot_take_and_does_not_take_from_the_parent(self, array):
+        with pagescan.track(array) as tracker:
+            array[3 * PAGE] = 2
+            answer = in_child(lambda: repr(tracker.take()))
+            assert "CoverageLost" in answer
+            assert "forked child" in answer
+            assert tracker.take().slices(array) == [slice(3 * PAGE, 4 * PAGE)]
+
+    def test_a_child_can_track_anew(self, array):
+        def body() -> str:
+            with pagescan.track(array) as mine:
+                array[5 * PAGE] = 7
+                return str(mine.take().slices(array))
+
+        with pagescan.track(array) as tracker:
+            assert in_child(body) == str([slice(5 * PAGE, 6 * PAGE)])
+            assert len(tracker.take()) == 0
+
+    def test_closing_in_a_child_leaves_the_parent_tracked(self, array):
+        with pagescan.track(array) as tracker:
+
+            def body() -> str:
+                tracker.close()
+                return "closed"
+
+            assert in_child(body) == "closed"
+            array[PAGE] = 2
+            assert tracker.take().slices(array) == [slice(PAGE, 2 * PAGE)]
+
+    def test_a_fork_is_not_a_write_and_the_copy_that_follows_is(self, array):
+        with pagescan.track(array) as tracker:
+            pid = os.fork()
+            if pid == 0:
+                signal_wait = os.read(0, 0)
+                os._exit(len(signal_wait))
+            os.waitpid(pid, 0)
+            assert len(tracker.take()) == 0
+            array[2 * PAGE] = 2
+            assert tracker.take().slices(array) == [slice(2 * PAGE, 3 * PAGE)]
+
+    def test_a_child_scans_itself_not_its_parent(self, array):
+        pagescan.scan(array)
+        with pagescan.track(array):
+            answer = in_child(lambda: str(pagescan.scan(array, return_mask=pagescan.Category.WPALLOWED).categories))
+            assert answer == "[0]"
+
+
+class TestLostCoverage:
+    def test_a_mapping_that_was_moved(self):
+        at = raw_mmap(4 * PAGE, PRIVATE)
+        array = array_at(at, 4 * PAGE)
+        array[:] = 1
+        with pagescan.track(array) as tracker:
+            new = raw_mmap(4 * PAGE, PRIVATE)
+            assert libc.mremap(at, 4 * PAGE, 4 * PAGE, 3, new) == new
+            for _ in range(2):
+                with pytest.raises(CoverageLost) as caught:
+                    tracker.take()
+                assert (caught.value.start, caught.value.end) == (at, at + 4 * PAGE)
+        libc.munmap(new, 4 * PAGE)
+
+    def test_a_mapping_that_was_replaced(self):
+        at = raw_mmap(4 * PAGE, PRIVATE)
+        with pagescan.track(array_at(at, 4 * PAGE)) as tracker:
+            raw_mmap(4 * PAGE, PRIVATE | MAP_FIXED, address=at)
+            with pytest.raises(CoverageLost, match="mapped anew"):
+                tracker.take()
+        libc.munmap(at, 4 * PAGE)
+
+    def test_memory_that_was_unmapped_is_not_taken_for_clean(self):
+        at = raw_mmap(4 * PAGE, PRIVATE)
+        tracker = pagescan.track(array_at(at, 4 * PAGE))
+        libc.munmap(at + PAGE, PAGE)
+        with pytest.raises(CoverageLost, match="no longer mapped"):
+            tracker.take()
+        with pytest.raises(CoverageLost):
+            tracker.changed()
+        tracker.close()
+        libc.munmap(at, 4 * PAGE)
+
+    def test_what_was_found_elsewhere_is_kept(self, array):
+        at = raw_mmap(4 * PAGE, PRIVATE)
+        gone = array_at(at, 4 * PAGE)
+        with pagescan.track(array, gone, on_lost="report") as tracker:
+            array[PAGE] = 2
+            libc.munmap(at, 4 * PAGE)
+            written = tracker.take()
+            assert written.quality is Quality.LOST
+            assert "no longer mapped" in written.reason
+            assert written.slices(array) == [slice(PAGE, 2 * PAGE)]
+            assert (written & pagescan.Regions.span(at, at + 4 * PAGE)).page_count == 4
+            assert tracker.take().quality is Quality.LOST
+
+    def test_raising_loses_nothing(self, array):
+        at = raw_mmap(4 * PAGE, PRIVATE)
+        with pagescan.track(array, array_at(at, 4 * PAGE)) as tracker:
+            cursor = tracker.cursor()
+            array[PAGE] = 2
+            libc.munmap(at, 4 * PAGE)
+            with pytest.raises(CoverageLost):
+                tracker.take()
+            assert array.ctypes.data + PAGE in tracker._reader.pending
+            with pytest.raises(CoverageLost):
+                cursor.take()
+            assert array.ctypes.data + PAGE in cursor._reader.pending
+
+    def test_an_array_resized_behind_our_back(self):
+        array = np.ones(1 << 20, np.uint8)
+        with pagescan.track(array[PAGE:]) as tracker:
+            array.resize(1 << 26, refcheck=False)
+            with pytest.raises(CoverageLost, match="resized"):
+                tracker.take()
+
+    def test_unregistered_by_somebody_else(self, array):
+        with pagescan.track(array) as tracker:
+            engine: Any = tracker._hub.engine
+            engine._uffd.unregister(array.ctypes.data, PAGE)
+            with pytest.raises(CoverageLost, match="unregistered"):
+                tracker.take()
+
+
+class TestHeld:
+    def test_a_bytearray_cannot_be_resized_until_closed(self):
+        buffer = bytearray(4 * PAGE)
+        tracker = pagescan.track(buffer)
+        with pytest.raises(BufferError):
+            buffer.extend(b"x")
+        tracker.close()
+        buffer.extend(b"x")
+
+
+class TestHoles:
+    def test_no_page_tables_are_spent_on_a_large_reserve(self):
+        size = 64 << 30
+        at = raw_mmap(size, PRIVATE | NORESERVE)
+        array = array_at(at, size)
+        array[: 4 * PAGE] = 1
+        before = page_tables()
+        with pagescan.track(array) as tracker:
+            assert len(tracker.take()) == 0
+            assert page_tables() - before < 1 << 20
+            array[10 << 30] = array[PAGE] = 1
+            assert array[20 << 30] == 0
+            written = tracker.take()
+            assert written.slices(array) == [slice(PAGE, 2 * PAGE), slice(10 << 30, (10 << 30) + PAGE)]
+            assert written.quality is Quality.EXACT
+            assert libc.madvise(at, 2 * PAGE, MADV_DONTNEED) == 0
+            assert tracker.peek().slices(array) == tracker.take().slices(array) == [slice(0, 2 * PAGE)]
+            assert array[0] == 0
+            assert len(tracker.take()) == 0
+            assert page_tables() - before < 1 << 20
+        libc.munmap(at, size)
+
+    def test_a_page_dropped_and_only_read_again_is_written(self):
+        size = 1 << 30
+        at = raw_mmap(size, PRIVATE | NORESERVE)
+        array = array_at(at, size)
+        array[: 4 * PAGE] = 1
+        with pagescan.track(array) as tracker:
+            assert libc.madvise(at, PAGE, MADV_DONTNEED) == 0
+            assert array[0] == 0
+            assert tracker.take().slices(array) == [slice(0, PAGE)]
+            assert len(tracker.take()) == 0
+        libc.munmap(at, size)
+
+
+class TestHousekeeping:
+    def test_merged_mappings_are_not_written(self):
+        """Soft-dirty would call everything written after a merge of VMAs."""
+        at = raw_mmap(8 * PAGE, PRIVATE)
+        array = array_at(at, 8 * PAGE)
+        array[:] = 1
+        with pagescan.track(array) as tracker:
+            libc.mprotect(ctypes.c_void_p(at + 2 * PAGE), ctypes.c_size_t(PAGE), 1)
+            assert len(tracker.take()) == 0
+            libc.mprotect(ctypes.c_void_p(at + 2 * PAGE), ctypes.c_size_t(PAGE), 3)
+            assert len(tracker.take()) == 0
+            array[5 * PAGE] = 2
+            assert tracker.take().slices(array) == [slice(5 * PAGE, 6 * PAGE)]
+        libc.munmap(at, 8 * PAGE)
+
+    def test_more_regions_than_one_call_holds_are_counted_once(self):
+        count = 40_000
+        array = pagescan.zeros((2 * count, PAGE), np.uint8)
+        array[:] = 1
+        with pagescan.track(array) as tracker:
+            array[::2, 0] = 2
+            written = tracker.take()
+            assert (len(written), written.page_count) == (count, count)
+            assert len(tracker.take()) == 0
+
+
+class TestThreads:
+    def test_no_update_is_lost_under_writers(self):
+        """Copy what each take names while threads write and give memory back; at the end nothing differs."""
+        count = 512
+        array = pagescan.zeros((count, PAGE), np.uint8)
+        array[:] = 1
+        replica = array.copy()
+        stop = threading.Event()
+
+        def write(seed: int) -> None:
+            random = np.random.default_rng(seed)
+            base = array.ctypes.data
+            while not stop.is_set():
+                page = int(random.integers(count))
+                if random.integers(16) == 0:
+                    libc.madvise(base + page * PAGE, PAGE, MADV_DONTNEED)
+                else:
+                    array[page, random.integers(PAGE, size=8)] += 1
+
+        def copy(written: pagescan.Written) -> None:
+            for part in written.slices(array):
+                replica.reshape(-1)[part] = array.reshape(-1)[part]
+
+        writers = [threading.Thread(target=write, args=(seed,)) for seed in (1, 2)]
+        rounds = found = 0
+        with pagescan.track(array) as tracker:
+            for writer in writers:
+                writer.start()
+            while rounds < 400:
+                written = tracker.take()
+                found += written.page_count
+                copy(written)
+                rounds += 1
+            stop.set()
+            for writer in writers:
+                writer.join()
+            copy(tracker.take())
+        assert found > rounds
+        assert np.array_equal(array, replica)
+
+    def test_readers_in_several_threads_together_miss_nothing(self, array):
+        with pagescan.track(array) as tracker:
+            cursors = [tracker.cursor() for _ in range(4)]
+            seen: list[set[int]] = [set() for _ in cursors]
+
+            def read(number: int) -> None:
+                for _ in range(200):
+                    seen[number].update(cursors[number].take().pages().tolist())
+
+            threads = [threading.Thread(target=read, args=(number,)) for number in range(4)]
+            for thread in threads:
+                thread.start()
+            for page in range(16):
+                array[page * PAGE] = 5
+            for thread in threads:
+                thread.join()
+            for number, cursor in enumerate(cursors):
+                seen[number].update(cursor.take().pages().tolist())
+            everything = {array.ctypes.data + page * PAGE for page in range(16)}
+            assert seen == [everything] * 4
