@@ -1,0 +1,30 @@
+"""Sphinx: the guide in Markdown (MyST), the reference from the docstrings, furo's look."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+_project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+
+project = "pagescan"
+author = "pagescan contributors"
+project_copyright = "pagescan contributors"
+release = version = _project["version"]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+html_theme = "furo"
+html_title = f"pagescan {release}"
+html_copy_source = False
+# The pages work from a folder, without a network: no web fonts, no remote script.
+html_show_sphinx = False
