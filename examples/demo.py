@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import mmap
+import os
 import subprocess
 import sys
 import tempfile
@@ -138,13 +139,20 @@ def watch(model: Model, steps: int) -> int:
             begin = time.perf_counter_ns()
             written = tracker.take()
             took = (time.perf_counter_ns() - begin) / 1e3
-            print(f"\nstep {step + 1}: {written.page_count:,} of {tracker.pages.page_count:,} pages written to; ", end="")
+            print(
+                f"\nstep {step + 1}: {written.page_count:,} of {tracker.pages.page_count:,} pages written to; ", end=""
+            )
             print(f"found and protected again in {took:,.0f} µs ({written.quality})\n")
             show_states(model, written)
         print(f"\n{page_out(model.archive)}; then nothing runs, and nothing is written:\n")
         show_states(model, tracker.take())
-        print("\nthe same process from outside, as `pagescan scan -p PID` shows it (largest mappings):\n", flush=True)
-        return subprocess.run([sys.executable, "-m", "pagescan", "scan", "--self"], check=False).returncode
+        largest = max(tracker.pages, key=lambda region: region.size)
+        where = f"{largest.start:#x}-{largest.end:#x}"
+        command = ["pagescan", "scan", "-p", str(os.getpid()), "--range", where]
+        train(model, 0)
+        print("\nafter one more step, the largest part of it, looked at from another process:")
+        print(f"\n$ {' '.join(command)}", flush=True)
+        return subprocess.run([sys.executable, "-m", *command], check=False).returncode
 
 
 if __name__ == "__main__":

@@ -13,9 +13,12 @@ Names are loaded when they are first used: ``import pagescan`` imports neither n
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+# Not from typing, which would be most of the time that `import pagescan` takes; type checkers know the name.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from .errors import AccessDenied as AccessDenied
     from .errors import Closed as Closed
     from .errors import CoverageLost as CoverageLost

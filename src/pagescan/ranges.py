@@ -19,7 +19,6 @@ The module is pure: addresses are numbers here, and nobody's memory is read.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
 import numpy as np
@@ -46,9 +45,11 @@ from .records import REGION_DTYPE as REGION_DTYPE
 from .units import format_count, format_range, format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from numpy.typing import ArrayLike, NDArray
 
 _ITERATION_CHUNK = 4096
+_NONE_UNKNOWN = Category(0)
 
 
 class Region(NamedTuple):
@@ -97,7 +98,7 @@ class Regions:
         view.flags.writeable = False
         self._records = view
         self._page_size = page_size
-        self._unknown = Category(unknown)
+        self._unknown = Category(unknown) if unknown else _NONE_UNKNOWN
 
     @classmethod
     def trusted(cls, records: NDArray[np.void], *, page_size: int = 4096, unknown: int = Category(0)) -> Self:
@@ -107,6 +108,13 @@ class Regions:
         """
         self = cls.__new__(cls)
         self._take(records, page_size, unknown)
+        return self
+
+    @classmethod
+    def like(cls, other: Regions) -> Self:
+        """The same value, as this class: for subclasses, which then set attributes of their own."""
+        self = cls.__new__(cls)
+        self._records, self._page_size, self._unknown = other._records, other._page_size, other._unknown
         return self
 
     @classmethod

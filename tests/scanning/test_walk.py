@@ -93,7 +93,8 @@ sys.stdin.read()
 
 class TestUntracked:
     def test_written_of_untracked_memory_is_an_error(self, array):
-        with pytest.raises(NotWriteProtectable, match=f"{array.ctypes.data:#x}"):
+        (mapping,) = [m for m in Process(os.getpid()).mappings() if m.start <= array.ctypes.data < m.end]
+        with pytest.raises(NotWriteProtectable, match=f"the mapping {mapping.start:#x}-{mapping.end:#x} rw-p"):
             pagescan.scan(array, required_mask=Category.WRITTEN)
 
     @pytest.mark.parametrize("masks", [{"required_mask": Category.WRITTEN}, {"excluded_mask": Category.WRITTEN}])

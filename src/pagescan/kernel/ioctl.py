@@ -123,7 +123,7 @@ def syscall_number(name: str, abi: str = ABI) -> int:
         return _USERFAULTFD[abi]
     raise KernelCannot(
         f"pagescan does not know the number of the system call {name} on {abi}",
-        hint="use an engine that needs no userfaultfd, such as engine='compare'",
+        hint="pagescan.scan still shows every category but WRITTEN; tell us the number for this architecture",
     )
 
 

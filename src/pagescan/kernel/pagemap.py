@@ -60,7 +60,7 @@ def probe_categories(scan: Callable[[bytearray], int]) -> Category:
             raise
         raise KernelCannot(
             "this kernel has no PAGEMAP_SCAN, which Linux 6.7 brought",
-            hint="run Linux 6.7 or later, or use engine='compare'",
+            hint="run Linux 6.7 or later",
             errno=error.errno,
         ) from error
     known = Category(0)

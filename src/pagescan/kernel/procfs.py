@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import functools
 import io
 import os
@@ -68,7 +69,12 @@ def process_error(error: OSError, pid: int, asked: str, *, attach: bool = False)
         return KernelCannot(f"cannot {asked}: /proc is not mounted", hint="mount -t proc proc /proc", errno=error.errno)
     if error.errno == errno.ENOENT:
         why = "the process is there, the file is not: this kernel was built without it (CONFIG_PROC_PAGE_MONITOR)"
-        return KernelCannot(f"cannot {asked}: {why}", hint="use engine='compare'", pid=pid, errno=error.errno)
+        return KernelCannot(
+            f"cannot {asked}: {why}",
+            hint="run a kernel that has CONFIG_PROC_PAGE_MONITOR=y",
+            pid=pid,
+            errno=error.errno,
+        )
     return error
 
 
@@ -139,6 +145,8 @@ def _parse_line(line: str, page_size: int) -> Mapping:
 # vma_offset, inode; dev_major, dev_minor, vma_name_size, build_id_size; vma_name_addr, build_id_addr.
 _QUERY = struct.Struct("=9Q4I2Q")
 assert _QUERY.size == 104
+_GAP_QUERY = _QUERY.pack(_QUERY.size, *[0] * 14)
+_U64 = struct.Struct("=Q")
 COVERING_OR_NEXT_VMA = 0x10
 _PERMISSIONS = ((0x1, "r-"), (0x2, "w-"), (0x4, "x-"), (0x8, "sp"))
 _NAME_SIZE = 4096  # PATH_MAX; the kernel gives no more
@@ -179,6 +187,23 @@ def _query(maps: HasFileno, address: int, flags: int, name_size: int, name: int)
     except FileNotFoundError:
         return None
     return _QUERY.unpack(argument)
+
+
+def has_gap(maps: HasFileno, start: int, end: int) -> bool:
+    """Whether some page of [start, end) is not mapped, through PROCMAP_QUERY; raises OSError as :func:`query_mapping`.
+
+    On the path of every take, so it asks for nothing but the end of each mapping.
+    """
+    position = start
+    while position < end:
+        argument = bytearray(_GAP_QUERY)
+        _U64.pack_into(argument, 16, position)
+        try:
+            fcntl.ioctl(maps, PROCMAP_QUERY, argument)
+        except FileNotFoundError:
+            return True
+        position = _U64.unpack_from(argument, 32)[0]
+    return False
 
 
 def list_mappings(pid: int) -> list[Mapping]:

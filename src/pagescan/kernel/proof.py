@@ -5,30 +5,33 @@ It takes well under a millisecond and runs before the first tracker. All it maps
 
 from __future__ import annotations
 
+import os
+
 from ..abi import TrackingProof
 from ..errors import KernelCannot, PagescanError
-
 from .trial import Pages, Trial
 
 _WRITTEN_PAGE = 2
-_proof: TrackingProof | None = None
+_proofs: dict[int, TrackingProof] = {}
 
 
 def prove_tracking() -> TrackingProof:
     """Whether asynchronous write protection works on this machine, for this process.
 
-    A success is remembered for the life of the process. A failure is tried again when asked again: a permission may
-    have been granted since.
+    A success is remembered for the life of the process; a forked child, which may give up privileges, proves it anew.
+    A failure is tried again when asked again: a permission may have been granted since.
     """
-    global _proof
-    if _proof is None:
+    pid = os.getpid()
+    if pid not in _proofs:
         try:
-            _proof = try_tracking()
+            proof = try_tracking()
         except PagescanError as error:
             return TrackingProof(works=False, why=error.message, hint=error.hint)
         except OSError as error:
             return TrackingProof(works=False, why=f"the round trip failed: {error}")
-    return _proof
+        _proofs.clear()
+        _proofs[pid] = proof
+    return _proofs[pid]
 
 
 def try_tracking() -> TrackingProof:

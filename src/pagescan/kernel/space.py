@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import InvalidArgument, NoSuchProcess
@@ -13,6 +15,7 @@ from .swapped import truly_swapped
 from .userfaultfd import Userfaultfd, open_userfaultfd
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Sequence
 
     import numpy as np
@@ -45,6 +48,7 @@ class LinuxSpace:
         self.start_time = stat.start_time
         self.page_size = memory.PAGE_SIZE
         self._comm = stat.comm
+        self._maps: io.FileIO | None = None
 
     @classmethod
     def current(cls) -> Self:
@@ -79,9 +83,17 @@ class LinuxSpace:
 
     def has_gap(self, start: int, end: int) -> bool:
         """Whether any page of [start, end) is not mapped at all (such pages scan as empty, without an error)."""
-        if self.is_self:
-            return memory.has_gap(start, end)
-        return gap_between(self.mappings(), start, end)
+        if not self.is_self:
+            return gap_between(self.mappings(), start, end)
+        try:
+            if self._maps is None:
+                self._maps = procfs.open_process_file(self.pid, "maps")
+                weakref.finalize(self, self._maps.close)
+            return procfs.has_gap(self._maps, start, end)
+        except OSError as error:
+            if error.errno != errno.ENOTTY:
+                raise
+        return memory.has_gap(start, end)  # before Linux 6.11
 
     def prove_tracking(self) -> TrackingProof:
         """Whether asynchronous write protection works on this kernel, by a round trip in this process, made once.

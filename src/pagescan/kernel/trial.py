@@ -25,7 +25,6 @@ from ..abi import (
     pack_scan_argument,
 )
 from ..query import Category
-
 from . import memory
 from .memory import PAGE_SIZE
 from .pagemap import Pagemap

@@ -163,7 +163,7 @@ def open_userfaultfd(features: int = TRACKING_FEATURES) -> Userfaultfd:
     if missing:
         raise KernelCannot(
             f"this kernel's userfaultfd lacks {describe_features(missing)}",
-            hint="run a later kernel, on x86-64 (or arm64 from Linux 6.10 on), or use engine='compare'",
+            hint="run a later kernel, on x86-64 (or arm64 from Linux 6.10 on)",
             errno=errno.EINVAL,
         )
     with _open_descriptor() as probe:
@@ -288,7 +288,7 @@ def explain_failure(attempts: list[Attempt], *, seccomp: int, root: bool) -> Pag
     grant = f"sudo setfacl -m u:{os.geteuid()}:rw {DEVICE}"
     if call == errno.ENOSYS and not seccomp:
         why = "this kernel was built without CONFIG_USERFAULTFD"
-        return KernelCannot(message + why, hint="use engine='compare'", errno=call)
+        return KernelCannot(message + why, hint="run a kernel that has CONFIG_USERFAULTFD=y", errno=call)
     if seccomp:
         why = "a seccomp filter, such as a container's profile, blocks the system call"
         hint = "docker run --security-opt seccomp=unconfined ..."

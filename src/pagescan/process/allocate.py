@@ -19,7 +19,6 @@ class OwnPages(mmap.mmap):
     """Memory of which a memoryview is the only user: nothing else lies in its pages."""
 
 
-
 def empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float64, *, huge: bool = False) -> NDArray[Any]:
     """A new array on pages of its own, so that a tracker's answers about it are exact to its last element.
 

@@ -30,7 +30,17 @@ class HeldBuffer:
         exclusive: whether nothing else lies in its pages: it is all of an ``mmap``, or was made by pagescan.empty.
     """
 
-    __slots__ = ("_export", "_owner", "_owner_location", "address", "exclusive", "itemsize", "movable", "nbytes", "space")
+    __slots__ = (
+        "_export",
+        "_owner",
+        "_owner_location",
+        "address",
+        "exclusive",
+        "itemsize",
+        "movable",
+        "nbytes",
+        "space",
+    )
 
     def __init__(self, buffer: Any):
         self.address, self.nbytes, self.itemsize = locate(buffer)

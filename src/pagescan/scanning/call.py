@@ -13,7 +13,8 @@ What is repaired here, once, for both machines (facts by release in ``docs/kerne
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +45,20 @@ _WPALLOWED = int(Category.WPALLOWED)
 _ADDRESS_LIMIT = 1 << 64
 #: No scan asks for more regions in one call than this (24 MiB of output).
 _MAX_VEC_LEN = 1 << 20
+#: So many scans are kept ready on a pagemap.
+_PREPARED = 64
+#: So many regions are copied without a thought. Of a longer answer, one that fills less than this share (1 / it) of the
+#: buffer is copied, so that keeping it does not keep the whole buffer.
+_COPIED = 512
+_HAND_OUT_SHARE = 16
+
+
+class _Buffer(NamedTuple):
+    """A result buffer, its address, and the call that has the kernel write to it."""
+
+    vec: NDArray[np.void]
+    address: int
+    call: Callable[[], int]
 
 
 class Scan:
@@ -115,7 +130,6 @@ def pagemap_scan(
     A query that can never match answers empty without a call.
     Source: ``Documentation/admin-guide/mm/pagemap.rst`` and ``PAGEMAP_SCAN(2const)``.
     """
-    # The masks are compared by identity first, so that a repeated call costs one tuple and one dictionary look-up.
     key = (
         start,
         length,
@@ -128,14 +142,15 @@ def pagemap_scan(
         vec_len,
         require_wp_async,
     )
-    # pop, not get: two threads must never share one argument buffer.
-    prepared = pagemap.prepared_scans.pop(key, None)
-    if prepared is None:
-        prepared = PreparedScan(pagemap, *key)
-        if len(pagemap.prepared_scans) >= 64:
+    idle = pagemap.prepared_scans.get(key)
+    if idle is None:
+        if len(pagemap.prepared_scans) >= _PREPARED:
             pagemap.prepared_scans.clear()
-    answer: Scan = prepared.scan()
-    pagemap.prepared_scans[key] = prepared
+        idle = pagemap.prepared_scans[key] = []
+    # Taken from the list while it is used: two threads must never share one argument buffer.
+    prepared: PreparedScan = idle.pop() if idle else PreparedScan(pagemap, *key)
+    answer = prepared.scan()
+    idle.append(prepared)
     return answer
 
 
@@ -177,16 +192,21 @@ class PreparedScan:
     """
 
     __slots__ = (
+        "__weakref__",
         "_argument",
+        "_buffer",
         "_call",
         "_count",
         "_end",
+        "_idle",
         "_impossible",
+        "_lent",
         "_loop",
         "_mark_untracked",
         "_max_pages",
         "_pagemap",
         "_protects",
+        "_rare",
         "_start",
         "_strip",
         "_vec",
@@ -245,20 +265,46 @@ class PreparedScan:
             return_mask=0 if self._loop else returned | (_WPALLOWED if self._mark_untracked else 0),
         )
         self._words = memoryview(self._argument).cast("Q")
+        self._rare = self._impossible or self._loop
         self._protects = bool(ops & Op.WP) and not query.asked & _WRITTEN
         if ops & Op.WP and not self._impossible:
             refuse_partial_huge_pages(pagemap, start, self._end, max_pages)
-        self._new_vec()
+        self._idle: list[_Buffer] = []
+        self._lent: dict[int, tuple[Any, _Buffer]] = {}
+        self._use(self._new_buffer())
 
-    def _new_vec(self) -> None:
-        """A fresh result buffer (the last one now belongs to a Scan)."""
-        self._vec = np.zeros(self._vec_len, dtype=REGION_DTYPE)
-        self._words[VEC] = self._vec.ctypes.data
-        self._call: Callable[[], int] = self._pagemap.bind(self._argument, self._vec)
+    def _new_buffer(self) -> _Buffer:
+        vec = np.zeros(self._vec_len, dtype=REGION_DTYPE)
+        return _Buffer(vec, vec.ctypes.data, self._pagemap.bind(self._argument, vec))
+
+    def _use(self, buffer: _Buffer) -> None:
+        """Have the next call write to this result buffer."""
+        self._buffer = buffer
+        self._vec, self._words[VEC], self._call = buffer
+
+    def hand_out(self) -> NDArray[np.void]:
+        """The regions of the last run as an array that no later run writes to.
+
+        A few regions are copied. Many keep the buffer that the kernel wrote to, and the next run takes another; the
+        buffer comes back for use when the last array that views it is gone.
+        """
+        count = self._count
+        if count <= _COPIED or count * _HAND_OUT_SHARE < self._vec_len or self._mark_untracked:
+            return self.regions.copy()
+        # An array of its own (its base is no array), so that views of it keep it alive, and it alone.
+        handed: NDArray[np.void] = np.frombuffer(self._vec, REGION_DTYPE, count)
+        watch = weakref.ref(handed, self._returned)
+        self._lent[id(watch)] = watch, self._buffer
+        self._use(self._idle.pop() if self._idle else self._new_buffer())
+        return handed
+
+    def _returned(self, watch: object) -> None:
+        """Nobody views a lent buffer any more."""
+        self._idle.append(self._lent.pop(id(watch))[1])
 
     def run(self) -> int:
         """Make the call; returns how many regions the answer has. Errors as :func:`pagemap_scan`."""
-        if self._impossible or self._loop:
+        if self._rare:
             return self._run_rare()
         try:
             self._count = count = self._call()
@@ -299,10 +345,12 @@ class PreparedScan:
         """Where the scan that began at ``position`` got to: the repaired ``walk_end``. Raises NoProgress."""
         count = self._count
         walk_end: int = self._words[WALK_END]
+        if walk_end >= self._end:
+            return self._end  # stale it may be too small, never too large
         full = count >= self._vec_len or bool(self._words[MAX_PAGES] and self._pages() >= self._words[MAX_PAGES])
         if full:
             walk_end = max(walk_end, int(self._vec["end"][count - 1]))
-        elif walk_end >= self._end or count > batch_regions(self.page_size):
+        elif count > batch_regions(self.page_size):
             return self._end
         if walk_end <= position or not full:
             raise NoProgress(
@@ -340,14 +388,13 @@ class PreparedScan:
 
     def scan(self) -> Scan:
         """Make the call; the answer stays valid whatever is run later."""
-        count = self.run()
-        page_size = self.page_size
-        if not count:
-            walk_end = self.walk_end
-            return Scan(_NOTHING, walk_end, walk_end >= self._end, self.unknown, page_size)
-        walk_end, regions = self.walk_end, self.regions
-        self._new_vec()
-        return Scan(regions, walk_end, walk_end >= self._end, self.unknown, page_size)
+        if not self.run():
+            # The common case of a clean range, spelt out: this is the hottest path of level 1.
+            end = self._end
+            walk_end = end if self._words[WALK_END] >= end else self.walk_end
+            return Scan(_NOTHING, walk_end, walk_end >= end, self.unknown, self.page_size)
+        walk_end, regions = self.walk_end, self.hand_out()
+        return Scan(regions, walk_end, walk_end >= self._end, self.unknown, self.page_size)
 
     def move(self, start: int, end: int) -> None:
         """Ask the same of another range: page-aligned addresses. For trackers and walks, which align by themselves."""

@@ -14,7 +14,9 @@ from ..errors import InvalidArgument, KernelCannot, NoSuchProcess, NotWriteProte
 from ..query import Category
 
 
-def explain(error: OSError, pagemap: Pagemap, start: int, end: int, *, protecting: bool = False) -> PagescanError | OSError:
+def explain(
+    error: OSError, pagemap: Pagemap, start: int, end: int, *, protecting: bool = False
+) -> PagescanError | OSError:
     """The typed error for what ``PAGEMAP_SCAN`` answered over [start, end); the OSError itself if none is better."""
     asked = f"PAGEMAP_SCAN of {start:#x}-{end:#x} in {pagemap.space.label}"
     code = error.errno

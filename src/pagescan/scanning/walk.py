@@ -12,7 +12,8 @@ from ..errors import InvalidArgument
 from ..process.target import Target, resolve
 from ..query import ALL_CATEGORIES, Category, Query
 from ..ranges import Regions
-from .call import PreparedScan, prepare_scan
+from ..records import join_equal
+from .call import PreparedScan, batch_regions, prepare_scan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +84,7 @@ def _scan(where: Target, query: Query, max_pages: int, *, check: bool) -> Region
         require_wp_async=check,
     )
     records = walk(prepared, where.start, where.end, max_pages if asked is query else 0)
-    found = Regions.merged(records, page_size=space.page_size, unknown=prepared.unknown)
+    found = Regions.trusted(records, page_size=space.page_size, unknown=prepared.unknown)
     if about_swap:
         found = _markers_told_apart(where.pagemap, found)
     if asked is query:
@@ -123,7 +124,7 @@ def _first_pages(regions: Regions, count: int) -> Regions:
 
 
 def walk(prepared: PreparedScan, start: int, end: int, max_pages: int = 0) -> NDArray[np.void]:
-    """Run a prepared scan over [start, end) until it is done; returns the records of all calls, in order.
+    """Run a prepared scan over [start, end) until it is done; returns the records of all calls, in canonical form.
 
     Never bare ``walk_end``: each call resumes at the repaired position, and one that makes no progress raises.
     """
@@ -133,7 +134,7 @@ def walk(prepared: PreparedScan, start: int, end: int, max_pages: int = 0) -> ND
         prepared.move(position, end)
         prepared.limit(left)
         if prepared.run():
-            found = prepared.regions.copy()
+            found = prepared.hand_out()
             parts.append(found)
             if max_pages:
                 left -= int((found["end"] - found["start"]).sum()) // prepared.page_size
@@ -142,4 +143,10 @@ def walk(prepared: PreparedScan, start: int, end: int, max_pages: int = 0) -> ND
         position = prepared.walk_end
     if not parts:
         return np.zeros(0, dtype=REGION_DTYPE)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if len(parts) > 1:
+        return join_equal(np.concatenate(parts))
+    # The kernel joins equal neighbours within a batch; only where one batch ends and the next begins can two be left.
+    batch = batch_regions(prepared.page_size)
+    records = parts[0]
+    touching = records["end"][batch - 1 : -1 : batch] == records["start"][batch::batch]
+    return join_equal(records) if touching.any() else records

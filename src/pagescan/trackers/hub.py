@@ -155,7 +155,7 @@ class Hub:
             findings = self.engine.peek(reader.extents, first=first)
             if findings.losses:
                 reader.lost(findings.losses)
-            return findings.written | reader.pending
+            return findings.written | reader.pending if reader.pending else findings.written
 
     def give_back(self, reader: Reader, written: Regions) -> None:
         """These pages are due again in the reader's next answer."""

@@ -249,8 +249,9 @@ class PagemapScanEngine:
         size = self._space.page_size
         if not parts:
             return Findings(Regions.empty(page_size=size), losses)
-        records = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return Findings(Regions.merged(records, page_size=size), losses)
+        if len(parts) == 1:
+            return Findings(Regions.trusted(parts[0], page_size=size), losses)
+        return Findings(Regions.merged(np.concatenate(parts), page_size=size), losses)
 
     def _take_one(self, extent: Extent) -> NDArray[np.void]:
         if extent.sparse:
@@ -306,12 +307,12 @@ class PagemapScanEngine:
         return extent.page_size > self._space.page_size
 
     def _pages(self, scan: PreparedScan, extent: Extent) -> Regions:
-        return Regions.merged(walk(scan, extent.start, extent.end), page_size=self._space.page_size)
+        return Regions.trusted(walk(scan, extent.start, extent.end), page_size=self._space.page_size)
 
     def _with_dropped(self, found: NDArray[np.void], dropped: Regions) -> NDArray[np.void]:
         if not dropped:
             return found
-        written = Regions.merged(found, page_size=self._space.page_size)
+        written = Regions.trusted(found, page_size=self._space.page_size)
         return (written | dropped.with_categories(Category.WRITTEN)).to_records()
 
     # Ending ---------------------------------------------------------------------------------------------------------

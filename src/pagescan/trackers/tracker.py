@@ -143,7 +143,8 @@ class Cursor:
     def changed(self) -> bool:
         """Whether anything was written to since this reader last took; nothing changes. Stops at the first page."""
         self._check()
-        return bool(self._answer(self._hub.peek(self._reader, first=True), keep=False))
+        found = self._hub.peek(self._reader, first=True)
+        return bool(self._answer(found, keep=False) if self._reader.losses else found)
 
     @contextlib.contextmanager
     def taking(self) -> Iterator[Written]:

@@ -39,7 +39,7 @@ class Written(Regions):
     @classmethod
     def of(cls, regions: Regions, covered: Regions, quality: Quality = Quality.EXACT, reason: str = "") -> Written:
         """An answer over ``covered`` from its regions."""
-        self = cls.trusted(regions.to_records(), page_size=regions.page_size, unknown=regions.unknown)
+        self = cls.like(regions)
         self.covered, self.quality, self.reason = covered, quality, reason
         return self
 
