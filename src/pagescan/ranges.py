@@ -46,6 +46,7 @@ from .units import format_count, format_range, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
     from numpy.typing import ArrayLike, NDArray
 
 _ITERATION_CHUNK = 4096

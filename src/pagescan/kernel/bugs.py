@@ -215,7 +215,7 @@ BUGS: tuple[Bug, ...] = (
         "markers-look-swapped",
         "a protected page that was never touched is reported as swapped",
         "by design: a marker stands in its place",
-        "pagescan.scan and `pagescan scan` tell markers from pages that are swapped out; pagemap_scan gives the kernel's word",
+        "pagescan.scan and the command tell markers from swapped pages; pagemap_scan gives the kernel's word",
         markers_look_swapped,
     ),
     Bug(
