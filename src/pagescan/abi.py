@@ -217,6 +217,8 @@ class AddressSpace(Protocol):
     """Memory one can look at: this process, another one, or a process of the model."""
 
     page_size: int
+    #: The names of the engines that can track this memory, the best first.
+    engines: tuple[str, ...]
 
     @property
     def label(self) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 import pagescan
 
-from .kinds import PAGE, SMALL_PAGE_KINDS, Memory, memory_of
+from .kernel_memory import PAGE, SMALL_PAGE_KINDS, Memory, memory_of
 
 ABOUT = b"pagescan writes here"
 
@@ -149,7 +149,7 @@ def swap() -> Iterator[Callable[[np.ndarray], None]]:
 
 
 def _swap_out(buffer: np.ndarray) -> None:
-    from .kinds import libc
+    from .kernel_memory import libc
 
     madv_pageout = 21
     assert libc.madvise(buffer.ctypes.data, buffer.nbytes, madv_pageout) == 0

@@ -24,7 +24,7 @@ from pagescan import (
 )
 from pagescan.abi import TRACKING_FEATURES
 from pagescan.kernel.userfaultfd import open_userfaultfd
-from tests.conformance.kinds import HUGE, array_at, huge_pages_reserved, libc, raw_mmap
+from tests.conformance.kernel_memory import HUGE, array_at, huge_pages_reserved, libc, raw_mmap
 
 PAGE = mmap.PAGESIZE
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS

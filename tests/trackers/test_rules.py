@@ -16,7 +16,7 @@ import pytest
 import pagescan
 from pagescan import CoverageLost, Quality, RegisteredElsewhere
 from pagescan.kernel.userfaultfd import open_userfaultfd
-from tests.conformance.kinds import array_at, libc, raw_mmap
+from tests.conformance.kernel_memory import array_at, libc, raw_mmap
 
 PAGE = mmap.PAGESIZE
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS

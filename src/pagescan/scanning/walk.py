@@ -13,7 +13,7 @@ from ..process.target import Target, resolve
 from ..query import ALL_CATEGORIES, Category, Query
 from ..ranges import Regions
 from ..records import join_equal
-from .call import PreparedScan, batch_regions, prepare_scan
+from .call import PreparedScan, prepare_scan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -143,10 +143,5 @@ def walk(prepared: PreparedScan, start: int, end: int, max_pages: int = 0) -> ND
         position = prepared.walk_end
     if not parts:
         return np.zeros(0, dtype=REGION_DTYPE)
-    if len(parts) > 1:
-        return join_equal(np.concatenate(parts))
-    # The kernel joins equal neighbours within a batch; only where one batch ends and the next begins can two be left.
-    batch = batch_regions(prepared.page_size)
-    records = parts[0]
-    touching = records["end"][batch - 1 : -1 : batch] == records["start"][batch::batch]
-    return join_equal(records) if touching.any() else records
+    # The kernel leaves equal neighbours apart where one of its batches ends, and where it split a huge page.
+    return join_equal(parts[0] if len(parts) == 1 else np.concatenate(parts))

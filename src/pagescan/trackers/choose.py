@@ -14,8 +14,8 @@ from .pagemap_scan import PagemapScanEngine
 if TYPE_CHECKING:
     from ..abi import AddressSpace
 
-#: The engines there are, in the order in which ``auto`` tries them.
-ENGINES = ("pagemap-scan",)
+#: The engines there are.
+ENGINES = ("pagemap-scan", "model")
 
 _lock = threading.Lock()
 _hubs: weakref.WeakKeyDictionary[AddressSpace, Hub] = weakref.WeakKeyDictionary()
@@ -25,20 +25,25 @@ def choose(space: AddressSpace, name: str = "auto") -> tuple[str, str]:
     """The engine to use in this address space and why: (name, sentence).
 
     ``auto`` obeys the environment variable PAGESCAN_ENGINE. Raises KernelCannot if no engine proves itself, and
-    InvalidArgument for a name that is no engine.
+    InvalidArgument for a name that is no engine, or that cannot work on this memory.
     """
-    if name == "auto":
-        name = os.environ.get("PAGESCAN_ENGINE", "auto")
-    if name not in ("auto", *ENGINES):
-        raise InvalidArgument(f"engine = {name!r}", hint=f"the engines are auto, {', '.join(ENGINES)}")
+    forced = name if name != "auto" else os.environ.get("PAGESCAN_ENGINE", "auto")
+    if forced not in ("auto", *ENGINES):
+        raise InvalidArgument(f"engine = {forced!r}", hint=f"the engines are auto, {', '.join(ENGINES)}")
+    if forced not in ("auto", *space.engines):
+        raise InvalidArgument(
+            f"engine = {forced!r} cannot track memory of {space.label}",
+            hint="the model tracks its own memory: pagescan.model.Machine().process()"
+            if forced == "model"
+            else f"use engine={space.engines[0]!r}",
+        )
     proof = space.prove_tracking()
     if not proof.works:
         raise KernelCannot(
             f"written pages of {space.label} cannot be tracked here: {proof.why}",
             hint=proof.hint or "`pagescan doctor` shows what works on this machine",
         )
-    how = "forced by name; " if name != "auto" else ""
-    return "pagemap-scan", how + proof.why
+    return space.engines[0], ("" if forced == "auto" else "forced by name; ") + proof.why
 
 
 def hub_of(space: AddressSpace, name: str) -> Hub:
@@ -46,8 +51,10 @@ def hub_of(space: AddressSpace, name: str) -> Hub:
     with _lock:
         hub = _hubs.get(space)
         if hub is None or hub.in_child or hub.pid != os.getpid():
-            _, why = choose(space, name)
-            hub = _hubs[space] = Hub(space, lambda: PagemapScanEngine(space, why))
+            engine, why = choose(space, name)
+            hub = _hubs[space] = Hub(space, lambda: PagemapScanEngine(space, engine, why))
+        elif name not in ("auto", hub.engine.name):
+            choose(space, name)
         return hub
 
 

@@ -1,5 +1,7 @@
 """The engine ``pagemap-scan``: asynchronous write protection on userfaultfd, found and renewed by ``PAGEMAP_SCAN``.
 
+On memory of the model the very same code is the engine ``model``.
+
 What the kernel does, and what follows for us
 ---------------------------------------------
 *The set-up, in the documented order*: a userfaultfd; ``UFFDIO_API`` with WP_UNPOPULATED and WP_ASYNC;
@@ -68,9 +70,8 @@ _POPULATED = Category.PRESENT | Category.SWAPPED
 class PagemapScanEngine:
     """See the module's docstring; the interface is :class:`Engine`'s."""
 
-    name = "pagemap-scan"
-
-    def __init__(self, space: AddressSpace, why: str):
+    def __init__(self, space: AddressSpace, name: str, why: str):
+        self.name = name
         self.why = why
         self._space = space
         self._pagemap: Pagemap = space.open_pagemap()
@@ -219,7 +220,11 @@ class PagemapScanEngine:
             elif how == "ioctl" or self._huge(extent):
                 self._uffd.writeprotect(extent.start, extent.end - extent.start)
             else:
+                # Without masks, memory that has no page table yet is protected as well. Empty entries of a page table
+                # that exists are not, before 7.2 (only what is WRITTEN is protected, and they are not, in that form);
+                # the form that asks for WRITTEN alone reaches them.
                 walk(self._protect_all, extent.start, extent.end)
+                walk(self._take, extent.start, extent.end)
             if self._remembers(extent):
                 self._given_back(extent, remember=True)
 

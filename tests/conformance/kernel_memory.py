@@ -1,4 +1,4 @@
-"""Every kind of memory that can be tracked, as a buffer of whole pages with nothing else in them."""
+"""Every kind of memory of this kernel that can be tracked, as a buffer of whole pages with nothing else in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +33,43 @@ libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 @dataclass
 class Memory:
-    """A buffer of one kind. ``unit`` is what one write makes written: a page, or a whole huge page."""
+    """A buffer of one kind. ``unit`` is what one write makes written: a page, or a whole huge page.
+
+    The methods are what a case does to memory; :class:`.model_memory.ModelMemory` has the same.
+    """
 
     kind: str
-    buffer: np.ndarray
+    buffer: Any
     unit: int = PAGE
-    keep: Any = field(default=None, repr=False)
 
     @property
     def address(self) -> int:
-        return self.buffer.ctypes.data
+        return int(self.buffer.ctypes.data)
 
     @property
     def units(self) -> int:
-        return self.buffer.nbytes // self.unit
+        return int(self.buffer.nbytes) // self.unit
+
+    def fill(self, value: int) -> None:
+        """Write to every byte."""
+        self.buffer[:] = value
+
+    def poke(self, offset: int, value: int) -> None:
+        """Write one byte."""
+        self.buffer[offset] = value
+
+    def look(self, offset: int) -> int:
+        """Read one byte."""
+        return int(self.buffer[offset])
+
+    def read_all(self) -> int:
+        """Read every byte; their sum."""
+        return int(self.buffer.sum(dtype=np.int64))
+
+    def drop(self, start: int, length: int) -> None:
+        """MADV_DONTNEED."""
+        madv_dontneed = 4
+        assert libc.madvise(self.address + start, length, madv_dontneed) == 0
 
 
 def array_at(address: int, nbytes: int) -> np.ndarray:
