@@ -34,10 +34,12 @@ def run_python(code: str) -> str:
 # The public surface, frozen: a change here is a change for users and belongs in CHANGELOG.md.
 PUBLIC = [
     "AccessDenied",
+    "AlreadyExists",
     "Category",
     "Closed",
     "CoverageLost",
     "Cursor",
+    "DataCorrupt",
     "InvalidArgument",
     "KernelCannot",
     "MissingExtra",
@@ -53,6 +55,7 @@ PUBLIC = [
     "Process",
     "Quality",
     "Query",
+    "Recording",
     "Region",
     "Regions",
     "RegisteredElsewhere",

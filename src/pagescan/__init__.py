@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .errors import AccessDenied as AccessDenied
+    from .errors import AlreadyExists as AlreadyExists
     from .errors import Closed as Closed
     from .errors import CoverageLost as CoverageLost
+    from .errors import DataCorrupt as DataCorrupt
     from .errors import InvalidArgument as InvalidArgument
     from .errors import KernelCannot as KernelCannot
     from .errors import MissingExtra as MissingExtra
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from .query import Query as Query
     from .ranges import Region as Region
     from .ranges import Regions as Regions
+    from .recording.reader import Recording as Recording
     from .scanning.call import PreparedScan as PreparedScan
     from .scanning.call import Scan as Scan
     from .scanning.call import pagemap_scan as pagemap_scan
@@ -57,10 +60,12 @@ __version__ = "0.1.0"
 
 _HOME = {
     "AccessDenied": "errors",
+    "AlreadyExists": "errors",
     "Category": "query",
     "Closed": "errors",
     "CoverageLost": "errors",
     "Cursor": "trackers.tracker",
+    "DataCorrupt": "errors",
     "InvalidArgument": "errors",
     "KernelCannot": "errors",
     "MissingExtra": "errors",
@@ -78,6 +83,7 @@ _HOME = {
     "Query": "query",
     "Region": "ranges",
     "Regions": "ranges",
+    "Recording": "recording.reader",
     "RegisteredElsewhere": "errors",
     "Scan": "scanning.call",
     "Tracker": "trackers.tracker",
@@ -93,10 +99,12 @@ _HOME = {
 
 __all__ = [
     "AccessDenied",
+    "AlreadyExists",
     "Category",
     "Closed",
     "CoverageLost",
     "Cursor",
+    "DataCorrupt",
     "InvalidArgument",
     "KernelCannot",
     "MissingExtra",
@@ -112,6 +120,7 @@ __all__ = [
     "Process",
     "Quality",
     "Query",
+    "Recording",
     "Region",
     "Regions",
     "RegisteredElsewhere",

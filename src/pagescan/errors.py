@@ -14,6 +14,8 @@
     ├── NotWriteProtectable (PermissionError) WRITTEN was asked of memory that is not write-protected asynchronously
     ├── RegisteredElsewhere (OSError)         another userfaultfd owns the memory (EBUSY)
     ├── CoverageLost (RuntimeError)           tracked memory was moved, unmapped or unregistered
+    ├── DataCorrupt (ValueError)              a file of pagescan's is damaged, or is none; names the part
+    ├── AlreadyExists (FileExistsError)       a file is there, and files are never overwritten unasked
     ├── NoProgress (RuntimeError)             the kernel would return the same position for ever
     └── MissingExtra (ImportError)            an optional dependency is not installed; the hint is the pip line
 
@@ -113,6 +115,33 @@ class CoverageLost(PagescanError, RuntimeError):
         super().__init__(message, hint=hint, pid=pid, errno=errno)
         self.start = start
         self.end = end
+
+
+class DataCorrupt(PagescanError, ValueError):
+    """Stored data are damaged, or are not what they should be. What is not damaged can still be read.
+
+    Attributes:
+        sample: the number of the damaged sample of a recording, or ``None``.
+        column: the damaged column of it, or ``None``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        sample: int | None = None,
+        column: str | None = None,
+        hint: str | None = None,
+        pid: int | None = None,
+        errno: int | None = None,
+    ):
+        super().__init__(message, hint=hint, pid=pid, errno=errno)
+        self.sample = sample
+        self.column = column
+
+
+class AlreadyExists(PagescanError, FileExistsError):
+    """A file of that name exists (or is being written to); nothing is overwritten unasked."""
 
 
 class NoProgress(PagescanError, RuntimeError):

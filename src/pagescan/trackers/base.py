@@ -32,6 +32,11 @@ class Extent:
     private: bool
     sparse: bool = False
 
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self.end - self.start
+
 
 @dataclass(slots=True)
 class Loss:
@@ -68,7 +73,7 @@ class Engine(Protocol):
         """How these pages would be covered; raises a typed error naming the mapping that cannot be."""
 
     def cover(self, extents: Sequence[Extent]) -> None:
-        """Start covering: all or nothing."""
+        """Start covering. After an error some may be covered; whoever called uncovers them."""
 
     def arm(self, extents: Sequence[Extent], how: Arm) -> None:
         """Make every page "not written" without asking; the extents are covered, and nobody else waits for them."""

@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import InvalidArgument, KernelCannot
+from .accessed import AccessedEngine
 from .hub import Hub
 from .pagemap_scan import PagemapScanEngine
 
 if TYPE_CHECKING:
     from ..abi import AddressSpace
+    from .base import Engine
 
-#: The engines there are.
+#: What a tracker tells of pages: that they were written to, or that they were touched at all.
+What = Literal["written", "accessed"]
+
+#: The engines there are for written pages.
 ENGINES = ("pagemap-scan", "model")
 
 _lock = threading.Lock()
-_hubs: weakref.WeakKeyDictionary[AddressSpace, Hub] = weakref.WeakKeyDictionary()
+#: By address space and by what is tracked there: written and accessed pages take a userfaultfd each.
+_hubs: weakref.WeakKeyDictionary[AddressSpace, dict[What, Hub]] = weakref.WeakKeyDictionary()
 
 
 def choose(space: AddressSpace, name: str = "auto") -> tuple[str, str]:
@@ -46,21 +52,30 @@ def choose(space: AddressSpace, name: str = "auto") -> tuple[str, str]:
     return space.engines[0], ("" if forced == "auto" else "forced by name; ") + proof.why
 
 
-def hub_of(space: AddressSpace, name: str) -> Hub:
+def hub_of(space: AddressSpace, name: str, what: What) -> Hub:
     """The hub that all trackers of this address space share; made on first use."""
     with _lock:
-        hub = _hubs.get(space)
+        hubs = _hubs.setdefault(space, {})
+        hub = hubs.get(what)
         if hub is None or hub.in_child or hub.pid != os.getpid():
-            engine, why = choose(space, name)
-            hub = _hubs[space] = Hub(space, lambda: PagemapScanEngine(space, engine, why))
+            hub = hubs[what] = Hub(space, lambda: _make_engine(space, name, what))
         elif name not in ("auto", hub.engine.name):
             choose(space, name)
         return hub
 
 
+def _make_engine(space: AddressSpace, name: str, what: What) -> Engine:
+    if what == "written":
+        return PagemapScanEngine(space, *choose(space, name))
+    if name != "auto":
+        raise InvalidArgument(f'what="accessed" has one engine of its own, not {name!r}', hint='leave engine="auto"')
+    return AccessedEngine(space)
+
+
 def drop_if_idle(hub: Hub) -> None:
     """Close the hub's descriptors once nothing is covered any more."""
     with _lock, hub.lock:
-        if not hub.covers_anything() and _hubs.get(hub.space) is hub:
-            del _hubs[hub.space]
+        hubs = _hubs.get(hub.space, {})
+        if not hub.covers_anything() and hub in hubs.values():
+            _hubs[hub.space] = {what: other for what, other in hubs.items() if other is not hub}
             hub.close()

@@ -93,8 +93,8 @@ class Hub:
             # A huge page is covered as a whole, also where the buffer is part of it.
             whole = Regions.from_pairs(((e.start, e.end) for e in extents), page_size=pages.page_size)
             shared = whole & self._all_covered()
-            self.engine.cover(extents)
             try:
+                self.engine.cover(extents)
                 self._tell(self.engine.take(clip_extents(extents, shared)), None)
                 self.engine.arm(clip_extents(extents, whole - shared), arm)
             except BaseException:

@@ -30,27 +30,20 @@ error at the second would lose what was found in the first.
 
 from __future__ import annotations
 
-import errno
 import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..abi import TRACKING_FEATURES, AddressSpace, Mapping
-from ..errors import (
-    CoverageLost,
-    InvalidArgument,
-    KernelCannot,
-    NoSuchProcess,
-    NotWriteProtectable,
-    RegisteredElsewhere,
-)
+from ..abi import TRACKING_FEATURES, AddressSpace, Mapping, RegisterMode
+from ..errors import CoverageLost, InvalidArgument, NoSuchProcess, NotWriteProtectable
 from ..query import Category, Op
 from ..ranges import Regions
 from ..scanning.call import PreparedScan, prepare_scan
 from ..scanning.walk import WALK_VEC_LEN, walk
 from .base import Arm, Extent, Findings, Loss
+from .registration import plan_extents, register, unregister
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,123 +95,49 @@ class PagemapScanEngine:
     def _prepare(self, **masks: Any) -> PreparedScan:
         return prepare_scan(self._pagemap, 0, 0, vec_len=WALK_VEC_LEN, require_wp_async=True, **masks)
 
-    # Planning -------------------------------------------------------------------------------------------------------
+    # Covering -------------------------------------------------------------------------------------------------------
 
     def plan(self, pages: Regions) -> list[Extent]:
-        extents: list[Extent] = []
-        mappings = list(self._space.mappings())
-        for page_range in pages:
-            position = page_range.start
-            for mapping in mappings:
-                if mapping.end <= position or mapping.start >= page_range.end:
-                    continue
-                if mapping.start > position:
-                    break
-                extents.append(self._extent(mapping, position, min(mapping.end, page_range.end)))
-                position = mapping.end
-            if position < page_range.end:
-                raise InvalidArgument(
-                    f"{position:#x} in {self._space.label} is not mapped, so {page_range.start:#x}-{page_range.end:#x} "
-                    "cannot be tracked",
-                    hint="the buffer was freed or unmapped; track memory that is alive",
-                )
-        return self._with_sparse(extents, mappings)
-
-    def _extent(self, mapping: Mapping, start: int, end: int) -> Extent:
-        size = mapping.page_size
-        base = mapping.start
-        low, high = base + (start - base) // size * size, base + -(-(end - base) // size) * size
-        return Extent(low, high, size, private=not mapping.shared)
-
-    def _with_sparse(self, extents: list[Extent], mappings: Sequence[Mapping]) -> list[Extent]:
-        """Decide which extents have too many holes to protect."""
-        if sum(e.end - e.start for e in extents) <= HOLES_LIMIT:
+        extents, mappings = plan_extents(self._space, pages)
+        if sum(extent.size for extent in extents) <= HOLES_LIMIT:
             return extents
-        result = []
-        for extent in extents:
-            mapping = next(m for m in mappings if m.start <= extent.start < m.end)
-            holes = 0 if self._huge(extent) else self._holes(extent)
-            if holes <= HOLES_LIMIT:
-                result.append(extent)
-            elif mapping.private_anonymous:
-                result.append(replace(extent, sparse=True))
-            elif holes > SHARED_HOLES_LIMIT:
-                raise InvalidArgument(
-                    f"{mapping} has {holes:,} bytes that were never touched; protecting them would take "
-                    f"{holes >> 9:,} bytes of page tables",
-                    hint="track the part that is in use (a slice of the buffer)",
-                )
-            else:
-                result.append(extent)
-        return result
+        return [self._maybe_sparse(extent, mapping) for extent, mapping in zip(extents, mappings, strict=True)]
+
+    def _maybe_sparse(self, extent: Extent, mapping: Mapping) -> Extent:
+        """The extent, sparse if it has too many holes to protect."""
+        holes = 0 if self._huge(extent) else self._holes(extent)
+        if holes <= HOLES_LIMIT:
+            return extent
+        if mapping.private_anonymous:
+            return replace(extent, sparse=True)
+        if holes > SHARED_HOLES_LIMIT:
+            raise InvalidArgument(
+                f"{mapping} has {holes:,} bytes that were never touched; protecting them would take "
+                f"{holes >> 9:,} bytes of page tables",
+                hint="track the part that is in use (a slice of the buffer)",
+            )
+        return extent
 
     def _holes(self, extent: Extent) -> int:
         scan = prepare_scan(
             self._pagemap, 0, 0, anyof_mask=_POPULATED, return_mask=0, vec_len=WALK_VEC_LEN, require_wp_async=False
         )
         found = walk(scan, extent.start, extent.end)
-        return extent.end - extent.start - int((found["end"] - found["start"]).sum())
-
-    # Covering -------------------------------------------------------------------------------------------------------
+        return extent.size - int((found["end"] - found["start"]).sum())
 
     def cover(self, extents: Sequence[Extent]) -> None:
-        done: list[Extent] = []
-        try:
-            for extent in extents:
-                self._uffd.register(extent.start, extent.end - extent.start)
-                done.append(extent)
-        except OSError as error:
-            for extent in done:
-                self._unregister(extent.start, extent.end)
-            raise self._register_error(error, extents[len(done)]) from None
-
-    def _register_error(self, error: OSError, extent: Extent) -> Exception:
-        mapping = self._space.mapping_at(extent.start)
-        asked = f"the mapping {mapping or hex(extent.start)} in {self._space.label} cannot be write-protected"
-        if error.errno == errno.EBUSY:
-            return RegisteredElsewhere(
-                f"{asked}: another userfaultfd owns it, and the kernel allows one only",
-                hint="close the other tracker (another library, a debugger, a virtual machine monitor) first",
-                errno=errno.EBUSY,
-            )
-        if error.errno == errno.EPERM:
-            return NotWriteProtectable(
-                f"{asked}: it shares a file that was opened read-only, so it can never be written to from here",
-                hint="map the file for writing, or privately (ACCESS_COPY), or leave it out",
-                errno=errno.EPERM,
-            )
-        if error.errno == errno.EINVAL:
-            return NotWriteProtectable(
-                f"{asked}: the kernel allows it for ordinary memory only (not [vdso], [vvar] or device memory)",
-                hint="track buffers of your own, or the process's heap, stack and anonymous mappings",
-                errno=errno.EINVAL,
-            )
-        if error.errno == errno.ENOMEM:
-            return NoSuchProcess(f"{asked}: its address space is gone", errno=errno.ENOMEM)
-        return KernelCannot(f"{asked}: {error.strerror}", errno=error.errno)
+        register(self._space, self._uffd, extents, RegisterMode.WP)
 
     def uncover(self, pages: Regions) -> None:
         self._populated -= pages
-        for region in pages:
-            self._unregister(region.start, region.end)
-
-    def _unregister(self, start: int, end: int) -> None:
-        """Unregister what is still mapped of [start, end), mapping by mapping: a hole in the range is EINVAL."""
-        for mapping in self._space.mappings():
-            low, high = max(start, mapping.start), min(end, mapping.end)
-            if low < high:
-                try:
-                    self._uffd.unregister(low, high - low)
-                except OSError:
-                    # Replaced by memory that cannot be registered; there is nothing left to undo.
-                    continue
+        unregister(self._space, self._uffd, pages)
 
     def arm(self, extents: Sequence[Extent], how: Arm) -> None:
         for extent in extents:
             if extent.sparse:
                 walk(self._take_sparse, extent.start, extent.end)
             elif how == "ioctl" or self._huge(extent):
-                self._uffd.writeprotect(extent.start, extent.end - extent.start)
+                self._uffd.writeprotect(extent.start, extent.size)
             else:
                 # Without masks, memory that has no page table yet is protected as well. Empty entries of a page table
                 # that exists are not, before 7.2 (only what is WRITTEN is protected, and they are not, in that form);

@@ -12,7 +12,7 @@ from ..errors import Closed, CoverageLost, InvalidArgument
 from ..process.buffers import HeldBuffer
 from ..query import Category
 from ..ranges import Regions
-from .choose import drop_if_idle, hub_of
+from .choose import What, drop_if_idle, hub_of
 from .written import Quality, Written
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ OnLost = Literal["raise", "report"]
 
 def track(
     *buffers: Any,
+    what: What = "written",
     engine: str = "auto",
     arm: Arm = "scan",
     on_lost: OnLost = "raise",
@@ -41,6 +42,7 @@ def track(
         buffers: any number of objects with memory: C-contiguous numpy arrays of any dtype and alignment, ``bytearray``,
             ``mmap``, ``memoryview``, ``SharedMemory``, torch CPU tensors, buffers of the model. They are held, so that
             they cannot be freed or resized while they are tracked.
+        what: ``"written"``, or ``"accessed"`` for pages that were touched at all, also by reading (Linux 7.3).
         engine: ``"auto"`` takes the first that proves itself here; ``tracker.engine`` and ``tracker.why`` tell.
         arm: how the pages are first protected: ``"scan"`` by ``PAGEMAP_SCAN``, ``"ioctl"`` by ``UFFDIO_WRITEPROTECT``.
         on_lost: when coverage of a part is lost (moved, unmapped, unregistered): ``"raise"`` CoverageLost, or
@@ -55,15 +57,17 @@ def track(
         NotWriteProtectable, RegisteredElsewhere: the mapping cannot be tracked; named.
         KernelCannot: this machine cannot track; says why and what mends it.
     """
-    return Tracker(buffers, engine=engine, arm=arm, on_lost=on_lost)
+    return Tracker(buffers, what=what, engine=engine, arm=arm, on_lost=on_lost)
 
 
 class _Coverage:
     """What is covered for one tracker and its cursors: ends by close(), or when none of them is left."""
 
-    def __init__(self, buffers: tuple[Any, ...], engine: str, arm: Arm, on_lost: OnLost):
+    def __init__(self, buffers: tuple[Any, ...], what: What, engine: str, arm: Arm, on_lost: OnLost):
         if not buffers:
             raise InvalidArgument("track() was given no buffer", hint="pass one or more: track(array, other)")
+        if what not in ("written", "accessed"):
+            raise InvalidArgument(f"what = {what!r}", hint='use "written" or "accessed"')
         if arm not in ("scan", "ioctl"):
             raise InvalidArgument(f"arm = {arm!r}", hint='use "scan" (PAGEMAP_SCAN) or "ioctl" (UFFDIO_WRITEPROTECT)')
         if on_lost not in ("raise", "report"):
@@ -76,7 +80,7 @@ class _Coverage:
                 raise InvalidArgument("the buffers lie in different address spaces", hint="use one tracker for each")
             size = space.page_size
             pages = Regions.from_pairs((buffer.page_range() for buffer in held), page_size=size)
-            self.hub = hub_of(space, engine)
+            self.hub = hub_of(space, engine, what)
             self.extents = self.hub.cover(pages, arm)
         except BaseException:
             _release(held)
@@ -223,8 +227,8 @@ class Tracker(Cursor):
         pages: the page ranges that are covered.
     """
 
-    def __init__(self, buffers: tuple[Any, ...], *, engine: str, arm: Arm, on_lost: OnLost):
-        coverage = _Coverage(buffers, engine, arm, on_lost)
+    def __init__(self, buffers: tuple[Any, ...], *, what: What, engine: str, arm: Arm, on_lost: OnLost):
+        coverage = _Coverage(buffers, what, engine, arm, on_lost)
         try:
             super().__init__(coverage, fresh=True)
         except BaseException:
