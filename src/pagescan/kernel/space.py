@@ -39,7 +39,7 @@ class LinuxSpace:
     pid: int
     start_time: int
     page_size: int
-    engines = ("pagemap-scan",)
+    engines: tuple[str, ...] = ("pagemap-scan",)
 
     def __init__(self, pid: int):
         if pid <= 0:

@@ -388,13 +388,16 @@ class PreparedScan:
 
     def scan(self) -> Scan:
         """Make the call; the answer stays valid whatever is run later."""
-        if not self.run():
-            # The common case of a clean range, spelt out: this is the hottest path of level 1.
-            end = self._end
-            walk_end = end if self._words[WALK_END] >= end else self.walk_end
-            return Scan(_NOTHING, walk_end, walk_end >= end, self.unknown, self.page_size)
-        walk_end, regions = self.walk_end, self.hand_out()
-        return Scan(regions, walk_end, walk_end >= self._end, self.unknown, self.page_size)
+        # The hottest path of level 1: the common cases are spelt out.
+        count, end = self.run(), self._end
+        walk_end = end if self._words[WALK_END] >= end else self.walk_end
+        if not count:
+            regions = _NOTHING
+        elif count <= _COPIED and not self._mark_untracked:
+            regions = self._vec[:count].copy()
+        else:
+            regions = self.hand_out()
+        return Scan(regions, walk_end, walk_end >= end, self.unknown, self.page_size)
 
     def move(self, start: int, end: int) -> None:
         """Ask the same of another range: page-aligned addresses. For trackers and walks, which align by themselves."""

@@ -1,12 +1,12 @@
 """The engine behind ``track(what="accessed")``: which pages were touched, read or written, since one last asked.
 
-Linux 7.3 can protect memory of a userfaultfd against reads as well (mode RWP, features RWP and RWP_ASYNC; the series
-"userfaultfd: read-write protection" by Kiryl Shutsemau, 2026). The first touch of a protected page then costs one fault
-that the kernel resolves by itself, and a page without the bit is ACCESSED.
+Linux 7.3 can protect memory of a userfaultfd against reads as well (mode RWP, features RWP and RWP_ASYNC; a series by
+Kiryl Shutsemau, 2026). The first touch of a protected page then costs one fault that the kernel resolves by itself, and
+a page without the bit is ACCESSED.
 
-``PAGEMAP_SCAN`` passes over such mappings when it is asked to protect, so getting and protecting are two calls here: get
-what is ACCESSED, then ``UFFDIO_RWPROTECT`` just that. A touch that falls between the two lies in a page that this very
-answer names; a touch of any other page stays noted for the next. So none is lost.
+``PAGEMAP_SCAN`` passes over such mappings when it is asked to protect, so getting and protecting are two calls here:
+get what is ACCESSED, then ``UFFDIO_RWPROTECT`` just that. A touch that falls between the two lies in a page that this
+very answer names; a touch of any other page stays noted for the next. So none is lost.
 
 ``PM_SCAN_CHECK_WPASYNC`` refuses these mappings, so lost coverage is found another way: another userfaultfd tries to
 register the memory. EBUSY says that it is still ours; success says that it is not (and is undone).
@@ -15,7 +15,6 @@ register the memory. EBUSY says that it is still ours; success says that it is n
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..abi import AddressSpace, Feature, RegisterMode
@@ -28,6 +27,8 @@ from .base import Arm, Extent, Findings, Loss
 from .registration import plan_extents, register, unregister
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..abi import Pagemap
 
 FEATURES = Feature.RWP | Feature.RWP_ASYNC

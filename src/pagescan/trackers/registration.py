@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import (
@@ -17,6 +16,8 @@ from ..errors import (
 from .base import Extent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..abi import AddressSpace, Mapping, Userfaultfd
     from ..ranges import Regions
 
