@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .process.allocate import empty as empty
     from .process.allocate import zeros as zeros
     from .process.process import Process as Process
+    from .process.share import share as share
     from .query import Category as Category
     from .query import Op as Op
     from .query import Query as Query
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
     from .scanning.call import pagemap_scan as pagemap_scan
     from .scanning.call import prepare_scan as prepare_scan
     from .scanning.walk import scan as scan
+    from .trackers.process_tracker import ProcessTracker as ProcessTracker
+    from .trackers.process_tracker import attach as attach
+    from .trackers.process_tracker import spawn as spawn
     from .trackers.tracker import Cursor as Cursor
     from .trackers.tracker import Tracker as Tracker
     from .trackers.tracker import track as track
@@ -79,6 +83,7 @@ _HOME = {
     "PagescanError": "errors",
     "PreparedScan": "scanning.call",
     "Process": "process.process",
+    "ProcessTracker": "trackers.process_tracker",
     "Quality": "trackers.written",
     "Query": "query",
     "Region": "ranges",
@@ -89,10 +94,13 @@ _HOME = {
     "Tracker": "trackers.tracker",
     "UnknownCategory": "errors",
     "Written": "trackers.written",
+    "attach": "trackers.process_tracker",
     "empty": "process.allocate",
     "pagemap_scan": "scanning.call",
     "prepare_scan": "scanning.call",
     "scan": "scanning.walk",
+    "share": "process.share",
+    "spawn": "trackers.process_tracker",
     "track": "trackers.tracker",
     "zeros": "process.allocate",
 }
@@ -118,6 +126,7 @@ __all__ = [
     "PagescanError",
     "PreparedScan",
     "Process",
+    "ProcessTracker",
     "Quality",
     "Query",
     "Recording",
@@ -129,10 +138,13 @@ __all__ = [
     "UnknownCategory",
     "Written",
     "__version__",
+    "attach",
     "empty",
     "pagemap_scan",
     "prepare_scan",
     "scan",
+    "share",
+    "spawn",
     "track",
     "zeros",
 ]

@@ -199,6 +199,7 @@ class PreparedScan:
         "_call",
         "_count",
         "_end",
+        "_flags",
         "_idle",
         "_impossible",
         "_lent",
@@ -254,9 +255,9 @@ class PreparedScan:
         masks = Query(required, query.anyof, query.excluded, returned)
         self._impossible = masks.impossible
         encoded = (Query() if masks.impossible else masks).encode()
-        flags = PM_SCAN_WP_MATCHING if ops & Op.WP else 0
+        self._flags = PM_SCAN_WP_MATCHING if ops & Op.WP else 0
         self._argument = pack_scan_argument(
-            flags=flags | (PM_SCAN_CHECK_WPASYNC if require_wp_async else 0),
+            flags=self._flags | (PM_SCAN_CHECK_WPASYNC if require_wp_async else 0),
             start=start,
             end=self._end,
             vec_len=vec_len,
@@ -356,18 +357,21 @@ class PreparedScan:
         walk_end: int = self._words[WALK_END]
         if walk_end >= self._end:
             return self._end  # stale it may be too small, never too large
-        full = count >= self._vec_len or bool(self._words[MAX_PAGES] and self._pages() >= self._words[MAX_PAGES])
-        if full:
-            walk_end = max(walk_end, int(self._vec["end"][count - 1]))
-        elif count > batch_regions(self.page_size):
+        if count >= self._vec_len or (self._words[MAX_PAGES] and self._pages() >= self._words[MAX_PAGES]):
+            return min(max(walk_end, int(self._vec["end"][count - 1])), self._end)
+        if count > batch_regions(self.page_size):
             return self._end
-        if walk_end <= position or not full:
-            raise NoProgress(
-                f"PAGEMAP_SCAN of {position:#x}-{self._end:#x} in {self._pagemap.space.label} stopped at {walk_end:#x} "
-                f"with {count} regions and room for {self._vec_len}",
-                hint="the range ends inside a huge page; align it to the huge page size of the mapping",
-            )
-        return min(walk_end, self._end)
+        if self._flags & PM_SCAN_WP_MATCHING:
+            # A huge page that was cut by max_pages was split, and its small pages then did not match: all was examined
+            # (6.18). The other cause would be part of a hugetlb page; that is refused beforehand, and here once more,
+            # in case the memory was mapped anew since.
+            refuse_partial_huge_pages(self._pagemap, position, self._end, 0)
+            return self._end
+        raise NoProgress(
+            f"PAGEMAP_SCAN of {position:#x}-{self._end:#x} in {self._pagemap.space.label} stopped at {walk_end:#x} "
+            f"with {count} regions and room for {self._vec_len}",
+            hint="a call that only looks always gets to the end; this kernel does something pagescan does not know",
+        )
 
     @property
     def regions(self) -> NDArray[np.void]:

@@ -62,7 +62,8 @@ class Findings:
 class Engine(Protocol):
     """A way to find written pages in one address space. Not for two threads at a time: the hub holds a lock.
 
-    ``plan`` has no effect on the memory; the others take extents it returned (or parts of them).
+    ``plan`` has no effect on the memory; the others take extents it returned (or parts of them), by address and without
+    overlap.
     """
 
     name: str

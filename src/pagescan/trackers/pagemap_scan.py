@@ -161,7 +161,7 @@ class PagemapScanEngine:
         for extent in extents:
             try:
                 found = look(extent)
-                if self._space.has_gap(extent.start, extent.end):
+                if self._has_gap(extent):
                     raise CoverageLost("part of it is no longer mapped")
             except NotWriteProtectable:
                 losses.append(Loss(extent, "it was moved, mapped anew, or unregistered"))
@@ -176,6 +176,10 @@ class PagemapScanEngine:
         if len(parts) == 1:
             return Findings(Regions.trusted(parts[0], page_size=size), losses)
         return Findings(Regions.merged(np.concatenate(parts), page_size=size), losses)
+
+    def _has_gap(self, extent: Extent) -> bool:
+        """Whether part of the extent is no longer mapped; such pages answer nothing, without an error."""
+        return self._space.has_gap(extent.start, extent.end)
 
     def _take_one(self, extent: Extent) -> NDArray[np.void]:
         if extent.sparse:

@@ -1,0 +1,331 @@
+"""ptrace(2): the requests as they are, on one thread. What is done with them stands in :mod:`.remote`.
+
+A tracer is a thread, not a process: only the thread that seized another may make requests on it, and when it ends, for
+whatever reason, the kernel lets go of everything it traced. So whoever uses this does so in a thread that ends soon
+(:func:`in_tracer_thread`).
+
+Every call here keeps the interpreter lock: none of them blocks for long, and a lock given away while another program
+stands still could come back after the switch interval (5 ms) of a busy thread of ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import gc
+import itertools
+import os
+import signal
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from ..errors import KernelCannot, NoSuchProcess
+from . import procfs
+from .ioctl import syscall_number
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+T = TypeVar("T")
+
+# include/uapi/linux/ptrace.h, Linux 6.12.
+PTRACE_CONT, PTRACE_DETACH, PTRACE_SYSCALL = 7, 17, 24
+PTRACE_GETREGSET, PTRACE_SETREGSET = 0x4204, 0x4205
+PTRACE_SEIZE, PTRACE_INTERRUPT = 0x4206, 0x4207
+PTRACE_GETSIGMASK, PTRACE_SETSIGMASK = 0x420A, 0x420B
+#: Linux 5.13, 90f093fa8ea4 ("rseq, ptrace: Add PTRACE_GET_RSEQ_CONFIGURATION request").
+PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
+PTRACE_EVENT_EXEC, PTRACE_EVENT_STOP = 4, 128
+PTRACE_O_TRACESYSGOOD, PTRACE_O_TRACEEXEC = 1, 1 << PTRACE_EVENT_EXEC
+PTRACE_O_EXITKILL = 1 << 20
+#: Linux 4.3, 13c4a90119d2 ("seccomp: add ptrace options for suspend/resume"); needs CAP_SYS_ADMIN.
+PTRACE_O_SUSPEND_SECCOMP = 1 << 21
+#: ``include/uapi/linux/elf.h``: register sets.
+NT_PRSTATUS, NT_X86_XSTATE = 1, 0x202
+#: ``include/uapi/linux/wait.h``.
+WNOHANG, WSTOPPED, WALL = 1, 2, 0x40000000
+_P_PID = 1
+_SIGINFO_STATUS = 24  # offset of si_status in the siginfo of SIGCHLD, 64-bit
+ALL_SIGNALS = b"\xff" * 8
+#: Bytes to have ready for a register set (11 KiB with AMX), a frame, or any other exchange.
+_ROOM = 1 << 14
+
+# Seconds: how long to ask again at once; then after short sleeps that keep the interpreter lock; then after long ones.
+_AT_ONCE, _SOON = 60e-6, 1e-3
+_SHORT_SLEEP_US, _LONG_SLEEP = 20, 100e-6
+_EXIT_TIMEOUT = 1.0
+_PR_SET_TIMERSLACK = 29  # include/uapi/linux/prctl.h
+
+_P, _L = ctypes.c_void_p, ctypes.c_long
+_libc = ctypes.PyDLL(None, use_errno=True)
+_ptrace = _libc.ptrace
+_ptrace.restype, _ptrace.argtypes = _L, (_L, _L, _P, _P)
+_waitid = _libc.waitid
+_waitid.restype, _waitid.argtypes = ctypes.c_int, (ctypes.c_int, ctypes.c_uint, _P, ctypes.c_int)
+_syscall = _libc.syscall
+_syscall.restype, _syscall.argtypes = _L, (_L, _L, _L, _L)
+_readv, _writev = _libc.process_vm_readv, _libc.process_vm_writev
+for _function in (_readv, _writev):
+    _function.restype, _function.argtypes = ctypes.c_ssize_t, (ctypes.c_int, _P, _L, _P, _L, ctypes.c_ulong)
+
+
+def _failure() -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", _P), ("length", ctypes.c_size_t))
+
+
+class Stop(NamedTuple):
+    """Why a thread stopped."""
+
+    signal: int  #: that it is about to receive, or SIGTRAP; of a system call with bit 7 set
+    event: int  #: ``PTRACE_EVENT_*``, or 0
+
+    @property
+    def is_interrupt(self) -> bool:
+        """PTRACE_INTERRUPT, or a group stop: the thread is on its way to user mode, outside any call."""
+        return self.event == PTRACE_EVENT_STOP
+
+    @property
+    def is_syscall(self) -> bool:
+        """The entry or the exit of a system call, under PTRACE_SYSCALL."""
+        return self.event == 0 and self.signal == signal.SIGTRAP | 0x80
+
+
+class StopTimeout(KernelCannot):
+    """A thread did not stop in time; nothing was changed in it."""
+
+
+class Tracee:
+    """One thread of another process. Its methods raise OSError with the kernel's errno (ESRCH: it is gone, or runs).
+
+    Everything goes through one buffer that is there before the thread is stopped. Not for use by several threads.
+
+    Attributes:
+        tid: its id; that of the process for its first thread.
+    """
+
+    __slots__ = ("_address", "_buffer", "_iovec", "_iovec_address", "tid")
+
+    def __init__(self, tid: int):
+        self.tid = tid
+        self._buffer = ctypes.create_string_buffer(_ROOM)
+        self._address = ctypes.addressof(self._buffer)
+        self._iovec = _Iovec(self._address, _ROOM)
+        self._iovec_address = ctypes.addressof(self._iovec)
+
+    def _size(self, size: int) -> None:
+        if size > _ROOM:
+            raise ValueError(f"{size} bytes in one exchange, there is room for {_ROOM}")
+        self._iovec.length = size
+
+    def _put(self, data: bytes) -> int:
+        """Put data into the buffer, and its size into the iovec; returns the buffer's address."""
+        self._size(len(data))
+        ctypes.memmove(self._address, data, len(data))
+        return self._address
+
+    def _request(self, request: int, address: int = 0, data: int = 0) -> int:
+        result = int(_ptrace(request, self.tid, address, data))
+        if result == -1:
+            raise _failure()
+        return result
+
+    def seize(self, options: int = PTRACE_O_TRACESYSGOOD) -> None:
+        """Become its tracer without stopping it. EPERM: not allowed, or it has a tracer."""
+        self._request(PTRACE_SEIZE, 0, options)
+
+    def interrupt(self) -> None:
+        """Have it stop as soon as it can; a blocking call is interrupted for that."""
+        self._request(PTRACE_INTERRUPT)
+
+    def resume(self, signal_number: int = 0) -> None:
+        """Let it run; from a stop that announced a signal, deliver this one (the same: with its own siginfo)."""
+        self._request(PTRACE_CONT, 0, signal_number)
+
+    def resume_to_syscall(self, signal_number: int = 0) -> None:
+        """Let it run to the next entry or exit of a system call."""
+        self._request(PTRACE_SYSCALL, 0, signal_number)
+
+    def detach(self) -> None:
+        """Let go of it; it runs on, or stays stopped if its whole process is."""
+        self._request(PTRACE_DETACH)
+
+    # Waiting ----------------------------------------------------------------------------------------------------------
+
+    def wait(self, timeout: float) -> Stop:
+        """Wait until it stops. Raises StopTimeout after ``timeout`` seconds; NoSuchProcess.
+
+        It is asked again and again: there is no blocking wait for ptrace stops that ends at a set time.
+        """
+        began = time.monotonic()
+        while True:
+            stop = self._poll()
+            if stop is not None:
+                return stop
+            waited = time.monotonic() - began
+            if waited < _AT_ONCE:
+                _libc.sched_yield()
+            elif waited < _SOON:
+                _libc.usleep(_SHORT_SLEEP_US)
+            else:
+                self._check_alive()
+                if waited > timeout:
+                    raise self._timeout(timeout)
+                time.sleep(_LONG_SLEEP)
+
+    def _poll(self) -> Stop | None:
+        """The stop it is in, once. It is not asked for its end: that is its parent's to hear, who may be we."""
+        if _waitid(_P_PID, self.tid, self._address, WSTOPPED | WNOHANG | WALL) == -1:
+            error = _failure()
+            if error.errno == errno.ECHILD:
+                raise self._gone()
+            raise error
+        status = ctypes.c_int.from_address(self._address + _SIGINFO_STATUS).value
+        return Stop(status & 0xFF, status >> 8) if status else None
+
+    def _check_alive(self) -> None:
+        if procfs.read_stat(self.tid).state in "ZX":
+            raise self._gone()
+
+    def _gone(self) -> NoSuchProcess:
+        return NoSuchProcess(f"{self.tid} exited while it was being attached to", pid=self.tid, errno=errno.ESRCH)
+
+    def _timeout(self, timeout: float) -> StopTimeout:
+        state = procfs.read_stat(self.tid).state
+        why = {
+            "D": "it is in an uninterruptible wait: a parent in vfork(), a slow device or network file system",
+            "T": "it is stopped, and its stop was taken by another waitpid() of this program",
+            "t": "its stop was taken by another waitpid() of this program",
+        }.get(state, "it is in the kernel, its processors are too busy, or its control group is frozen")
+        return StopTimeout(
+            f"thread {self.tid} did not stop within {timeout:g} s (state {state}): {why}",
+            hint=f"try again later, or another thread of it: tid=... of /proc/{self.tid}/task",
+            pid=self.tid,
+            errno=errno.ETIMEDOUT,
+        )
+
+    # State ------------------------------------------------------------------------------------------------------------
+
+    def registers(self, kind: int = NT_PRSTATUS) -> bytes:
+        """A register set, of whatever size it has."""
+        self._iovec.length = _ROOM
+        self._request(PTRACE_GETREGSET, kind, self._iovec_address)
+        return ctypes.string_at(self._address, self._iovec.length)
+
+    def set_registers(self, data: bytes, kind: int = NT_PRSTATUS) -> None:
+        self._put(data)
+        self._request(PTRACE_SETREGSET, kind, self._iovec_address)
+
+    def signal_mask(self) -> bytes:
+        """The signals it blocks, 8 bytes; inside sigsuspend(2) or ppoll(2) those it will block afterwards."""
+        self._request(PTRACE_GETSIGMASK, 8, self._address)
+        return ctypes.string_at(self._address, 8)
+
+    def set_signal_mask(self, mask: bytes) -> None:
+        """SIGKILL and SIGSTOP cannot be blocked, whatever the mask says."""
+        self._request(PTRACE_SETSIGMASK, 8, self._put(mask))
+
+    def restartable_area(self) -> int:
+        """The address of its ``struct rseq``, 0 if it has registered none or the kernel does not tell."""
+        try:
+            self._request(PTRACE_GET_RSEQ_CONFIGURATION, 24, self._address)
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.EINVAL):
+                return 0
+            raise
+        return ctypes.c_uint64.from_address(self._address).value
+
+    def read(self, *ranges: tuple[int, int]) -> bytes:
+        """Bytes of its memory as it is now (also after an exec), of (address, size) after (address, size).
+
+        EFAULT: not readable.
+        """
+        size = sum([size for _, size in ranges])
+        self._size(size)
+        self._transfer(_readv, ranges)
+        return ctypes.string_at(self._address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write to its memory where it could do so itself. EFAULT: not writable, possibly after a part."""
+        self._put(data)
+        self._transfer(_writev, ((address, len(data)),))
+
+    def _transfer(self, call: Any, ranges: Sequence[tuple[int, int]]) -> None:
+        theirs = struct.pack(f"={2 * len(ranges)}Q", *itertools.chain(*ranges))
+        moved = call(self.tid, self._iovec_address, 1, theirs, len(ranges), 0)
+        if moved == -1:
+            raise _failure()
+        if moved != self._iovec.length:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """:func:`.memory.pidfd_getfd`, keeping the interpreter lock. Raises OSError."""
+    result = int(_syscall(syscall_number("pidfd_getfd"), pidfd, fd, 0))
+    if result == -1:
+        raise _failure()
+    return result
+
+
+# --- the thread that traces ------------------------------------------------------------------------------------------
+
+
+def in_tracer_thread(work: Callable[[], T]) -> T:
+    """Run ``work`` in a thread of its own and wait for its end; that end detaches whatever it traced.
+
+    Signals, Ctrl-C among them, wait as long: they must not take the caller away from a thread that holds another
+    program. ``work`` bounds its own time.
+    """
+    results: list[T] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        _libc.prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)  # of this thread alone: short sleeps are to be short
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - handed to the caller
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="pagescan-tracer", daemon=True)
+    with _signals_blocked():
+        thread.start()
+        thread.join()
+        _await_exit(thread)
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+def _await_exit(thread: threading.Thread) -> None:
+    """Wait until the kernel, too, is done with a thread that Python has joined: not before does it detach."""
+    deadline = time.monotonic() + _EXIT_TIMEOUT
+    while os.path.exists(f"/proc/self/task/{thread.native_id}") and time.monotonic() < deadline:
+        _libc.sched_yield()
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """No garbage collection meanwhile: one of a large heap takes longer than all the rest."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,336 @@
+"""A system call made by a thread of another process, which notices nothing of it.
+
+The sequence, and why each step stands where it does. The tracer may die (SIGKILL) between any two of them; what becomes
+of the thread then is told in brackets, for the form with a signal frame (:mod:`.sigframe`, x86-64).
+
+1. seize, interrupt, wait: the thread stops on its way to user mode. [it runs on as it was]
+2. write the frame below its stack [as 1]; set the registers of the call [it makes the call and comes back by the frame]
+3. block its signals, so that none is delivered on borrowed registers: they stay queued in the kernel, siginfo and all
+   [the frame brings the old mask back]
+4. run to the entry and the exit of the call, for each call [as 3]
+5. put back the mask [as 2], then registers with the restart of an interrupted call done by hand [it runs on rightly]
+6. interrupt and run once more, to the next stop on the way to user mode: nothing of the thread's own is executed.
+   There the registers as found are set, and the kernel itself restarts what it had interrupted. [as 5]
+7. put back what lay under the frame, detach.
+
+Without a frame (arm64, memory that is no plain stack, a shadow stack) a tracer that dies between 2 and 5 leaves the
+thread with wrong registers: it crashes or gets a wrong result. Those are about 0.2 ms, once per attach.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import operator
+import struct
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from . import registers, sigframe
+from .procfs import read_status
+from .ptrace import ALL_SIGNALS, NT_X86_XSTATE, PTRACE_O_TRACESYSGOOD, Stop, Tracee, no_collection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..abi import Mapping
+    from .gadgets import Gadgets
+    from .registers import Layout, Words
+
+T = TypeVar("T")
+
+#: Seconds in which a thread that runs our call must come back; it does in microseconds unless it is frozen.
+_CALL_TIMEOUT = 10.0
+#: Signals whose default action is to be ignored; a traced thread gets them queued and interrupts calls for them.
+_IGNORED_BY_DEFAULT = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27  # SIGCHLD, SIGCONT, SIGURG, SIGWINCH (bit: number - 1)
+
+
+class SignalDue(Exception):
+    """The stopped thread is about to handle a signal, and its call ended for that: let it, then try again."""
+
+
+class TextChanged(Exception):
+    """The instructions found earlier are not there: the process has executed another program, or unloaded a library."""
+
+
+class ForeignThread(Exception):
+    """The thread's register set is not that of this architecture: a 32-bit thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a process before it is stopped, so that it need not be looked up meanwhile.
+
+    Attributes:
+        layout: of its architecture.
+        gadgets: the instructions to use.
+        mappings: by address; they tell which memory is a stack.
+        shadow_stack: its returns are checked by the processor, so no frame can be returned into.
+        expected, places: the bytes of the instructions, and their (address, size), made of ``gadgets``.
+    """
+
+    layout: Layout
+    gadgets: Gadgets
+    mappings: Sequence[Mapping]
+    shadow_stack: bool = False
+    expected: bytes = field(init=False)
+    places: tuple[tuple[int, int], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        texts = self.gadgets.texts
+        object.__setattr__(self, "expected", b"".join(text for _, text in texts))
+        object.__setattr__(self, "places", tuple((address, len(text)) for address, text in texts))
+
+
+class RemoteCalls:
+    """A thread that stands still, ready to make system calls; :meth:`close` makes it what it was.
+
+    Attributes:
+        layout: of its registers.
+        survives: a frame holds its state: should this process die now, the thread still goes on unharmed.
+        lacks: why there is no such frame, or "".
+    """
+
+    def __init__(self, tracee: Tracee, known: Known, *, frame: bool = True):
+        """Takes over a thread in an interrupt stop.
+
+        Raises SignalDue, TextChanged, ForeignThread: nothing was changed.
+        """
+        self._tracee, self._known, self.layout = tracee, known, known.layout
+        data = tracee.registers()
+        if len(data) != self.layout.size:
+            raise ForeignThread
+        self._words = registers.unpack(self.layout, data)
+        if self.layout.undue_eintr(self._words) and _signal_due(tracee.tid):
+            raise SignalDue
+        sequence = self._check_text()
+        words = leave_restartable_sequence(tracee, self.layout, self._words, sequence)
+        self._ways = self.layout.ways_on(words, self._code() if self.layout.wants_code(words) else b"")
+        self._mask = tracee.signal_mask()
+        self._frame: sigframe.Frame | None = None
+        self._below = b""
+        self.lacks = "it was not asked for" if not frame else self._write_frame()
+        self.survives = self._frame is not None
+        self._borrowed = False
+
+    def _check_text(self) -> int:
+        """Check that the instructions are there still; returns the restartable sequence the thread is in, or 0."""
+        expected = self._known.expected
+        area = self._tracee.restartable_area()
+        mark = ((area + _RSEQ_CS, 8),) if area else ()
+        try:
+            now = self._tracee.read(*self._known.places, *mark)
+        except OSError as error:
+            raise TextChanged from error
+        if not now.startswith(expected):
+            raise TextChanged
+        return int.from_bytes(now[len(expected) :], "little")
+
+    def _code(self) -> bytes:
+        start = self.layout.instruction_pointer(self._words) - registers.CODE_BEFORE
+        try:
+            return self._tracee.read((start, registers.CODE_BEFORE))
+        except OSError:
+            return b""
+
+    def _write_frame(self) -> str:
+        """Write the frame; returns why it could not be, or ""."""
+        gadgets, stack = self._known.gadgets, self.layout.stack_pointer(self._words)
+        why = no_frame(self._known, self._words)
+        if why or gadgets.restorer is None:
+            return why
+        try:
+            state = sigframe.signal_state(self._tracee.registers(NT_X86_XSTATE))
+            frame = sigframe.build(self._ways.by_sigreturn, stack, state, self._mask, gadgets.restorer)
+            self._below = self._tracee.read((frame.address, len(frame.data)))
+            self._tracee.write(frame.address, frame.data)
+        except (OSError, ValueError) as error:
+            return f"the memory below its stack cannot hold a frame ({error})"
+        self._frame = frame
+        return ""
+
+    def call(self, number: int, *arguments: int) -> int:
+        """Make one system call; returns its result, a negative errno if it failed."""
+        gadgets = self._known.gadgets
+        at = gadgets.returning if self._frame is not None else gadgets.call
+        assert at is not None, "checked before"
+        stack = None if self._frame is None else self._frame.address
+        self._set(self.layout.calling(self._words, at, number, arguments, stack))
+        if not self._borrowed:
+            self._borrowed = True
+            self._tracee.set_signal_mask(ALL_SIGNALS)
+        for _ in ("entry", "exit"):
+            self._run_to_syscall()
+        return self.layout.result(registers.unpack(self.layout, self._tracee.registers()))
+
+    def _set(self, words: Words) -> None:
+        self._tracee.set_registers(registers.pack(words))
+        if self.layout.call_number_set is not None:
+            self._tracee.set_registers(struct.pack("=i", -1), self.layout.call_number_set)
+
+    def _run_to_syscall(self) -> None:
+        """Run to the next stop at a system call. Only SIGSTOP can come in between; it is passed on."""
+        stop = Stop(0, 0)
+        while not stop.is_syscall:
+            self._tracee.resume_to_syscall(0 if stop.event else stop.signal)
+            stop = self._tracee.wait(_CALL_TIMEOUT)
+
+    def close(self) -> None:
+        """Put everything back. The thread is in an interrupt stop afterwards: detach, or hold it."""
+        if self._borrowed:
+            self._tracee.set_signal_mask(self._mask)
+            self._set(self._ways.by_hand)
+            self._tracee.interrupt()
+            self._tracee.resume()
+            run_to_interrupt(self._tracee, _CALL_TIMEOUT)
+        self._set(self._ways.by_kernel)
+        if self._frame is not None:
+            # Nobody needs these bytes; but then nothing in the target differs from before.
+            with contextlib.suppress(OSError):
+                self._tracee.write(self._frame.address, self._below)
+
+
+def run_to_interrupt(tracee: Tracee, timeout: float) -> Stop:
+    """Wait for the stop that was asked for; signals announced before it are delivered as they are.
+
+    Raises StopTimeout, NoSuchProcess.
+    """
+    stop = tracee.wait(timeout)
+    while not stop.is_interrupt:
+        tracee.resume(0 if stop.event else stop.signal)
+        stop = tracee.wait(timeout)
+    return stop
+
+
+def _signal_due(tid: int) -> bool:
+    """Whether a signal waits that the thread will handle as soon as it runs.
+
+    Some signals are ignored by default, and would never have ended the call had it not been traced (``sig_ignored()``
+    in ``kernel/signal.c``): they are due only if the program handles them.
+    """
+    fields = read_status(tid)
+    pending = int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
+    ignored = int(fields["SigIgn"], 16) | _IGNORED_BY_DEFAULT & ~int(fields["SigCgt"], 16)
+    return bool(pending & ~int(fields["SigBlk"], 16) & ~ignored)
+
+
+# --- what must be so for a frame -------------------------------------------------------------------------------------
+
+
+_start_of = operator.attrgetter("start")
+
+
+def no_frame(known: Known, words: Words) -> str:
+    """Why no frame can be put below this thread's stack pointer, or "".
+
+    The memory there must belong to its stack, and to nothing else: coroutines and signal handlers may run on a few
+    KiB in the midst of a heap. Two kinds are certain: the first thread's ``[stack]``, and the stack that a libc made
+    for a thread, with the thread's control block at its upper end and a guard right below it.
+    """
+    if known.layout.name != "x86_64":
+        return f"pagescan knows no signal frame of {known.layout.name}"
+    if not known.gadgets.complete:
+        return "its text has no `syscall; ret`, or nothing that calls rt_sigreturn"
+    if known.shadow_stack:
+        return "it has a shadow stack, which would refuse the return"
+    stack = known.layout.stack_pointer(words)
+    index = bisect.bisect_right(known.mappings, stack, key=_start_of) - 1
+    mapping = known.mappings[index] if index >= 0 else None
+    if mapping is None or mapping.end <= stack:
+        return "its stack pointer points to no memory known"
+    if mapping.name == "[stack]":
+        return ""
+    below = known.mappings[index - 1] if index else None
+    guarded = below is not None and below.end == mapping.start and below.perms.startswith("---")
+    if guarded and mapping.private_anonymous and stack < words[registers.FS_BASE] < mapping.end:
+        return ""
+    return "it runs on memory that may not be a stack of its own (a coroutine's, a signal handler's)"
+
+
+# --- restartable sequences -------------------------------------------------------------------------------------------
+
+_RSEQ_CS = 8  # offset of rseq_cs in struct rseq
+_SEQUENCE = struct.Struct("=IIQQQ")  # struct rseq_cs: version, flags, start_ip, post_commit_offset, abort_ip
+
+
+def leave_restartable_sequence(tracee: Tracee, layout: Layout, words: Words, sequence: int) -> Words:
+    """The registers, aborted if the thread stands inside a restartable sequence (rseq(2)).
+
+    ``sequence`` is the address of the ``struct rseq_cs`` that the thread has marked last, or 0.
+
+    A thread that is taken elsewhere for a moment loses the kernel's mark of the sequence (``rseq_ip_fixup()``,
+    ``kernel/rseq.c``, include/uapi/linux/rseq.h), and put back inside it would run to its end unprotected. So it is
+    aborted here, as the kernel does itself whenever it preempts a thread.
+    """
+    if not sequence:
+        return words
+    try:
+        _, _, start, length, abort = _SEQUENCE.unpack(tracee.read((sequence, _SEQUENCE.size)))
+    except OSError:
+        return words
+    inside = start <= layout.instruction_pointer(words) < start + length
+    return layout.jump(words, abort) if inside else words
+
+
+# --- one stop --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """How long a thread stood still, and how.
+
+    Attributes:
+        stop_ns: from asking it to stop until it was seen stopped; it ran on for a part of that.
+        held_ns: from then until it was let go.
+        survives: its state lay in a frame meanwhile: had this process died, it would have gone on unharmed.
+        lacks: why not, or "".
+    """
+
+    stop_ns: int
+    held_ns: int
+    survives: bool
+    lacks: str
+
+    @property
+    def pause_ns(self) -> int:
+        """The longest it can have stood still: nanoseconds from asking it to stop until it was let go."""
+        return self.stop_ns + self.held_ns
+
+
+def with_stopped_thread(
+    tid: int,
+    known: Known,
+    plan: Callable[[RemoteCalls], T],
+    *,
+    options: int = 0,
+    frame: bool = True,
+    timeout: float,
+) -> tuple[T, Pause]:
+    """Stop a thread, run ``plan`` with its calls, and let it go on; once. Only within :func:`.ptrace.in_tracer_thread`.
+
+    Args:
+        options: ``PTRACE_O_*`` beyond what is needed anyway.
+        frame: write a signal frame where possible.
+        timeout: seconds the thread may take to stop.
+
+    Raises StopTimeout, NoSuchProcess, SignalDue, TextChanged, ForeignThread: the thread goes on as it was; OSError.
+    """
+    tracee = Tracee(tid)
+    with no_collection():
+        tracee.seize(PTRACE_O_TRACESYSGOOD | options)
+        asked = time.perf_counter_ns()
+        tracee.interrupt()
+        run_to_interrupt(tracee, timeout)  # on a timeout the end of the thread detaches
+        stopped = time.perf_counter_ns()
+        try:
+            calls = RemoteCalls(tracee, known, frame=frame)
+            try:
+                result = plan(calls)
+            finally:
+                calls.close()
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+                tracee.detach()
+        let_go = time.perf_counter_ns()
+    return result, Pause(stopped - asked, let_go - stopped, calls.survives, calls.lacks)

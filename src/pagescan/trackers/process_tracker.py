@@ -1,0 +1,451 @@
+"""Another process tracked from outside: what it has mapped changes, and the tracker follows.
+
+Each look begins with the difference between what the process has mapped now and what is covered. New mappings are
+registered and reported with all they hold (whatever is in them was written since the last look); those that are gone
+are forgotten; one that was replaced at the same address answers EPERM, and is treated as new. So nothing is lost
+between two looks, whatever the process does to its address space.
+
+Private mappings are covered sparsely: no page tables are spent in somebody else's process for memory it never touches.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import fnmatch
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+from ..errors import AccessDenied, Closed, InvalidArgument, KernelCannot, NoSuchProcess, PagescanError
+from ..query import Category
+from ..ranges import Regions
+from .base import Arm, Extent, Findings
+from .hub import Reader
+from .pagemap_scan import PagemapScanEngine
+from .written import Quality, Written
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..abi import Mapping
+    from ..process.attach import TracedSpace
+    from ..process.spawn import Spawned
+
+#: What ``mappings=`` may be: name patterns, a function, or nothing for every mapping that can be written to.
+Chosen = str | Iterable[str] | Callable[["Mapping"], bool] | None
+
+_NEVER = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
+#: Looks that may each meet a mapping replaced since the one before; a process cannot do that for ever by chance.
+_ROUNDS = 8
+
+
+def attach(target: int | str, *, mappings: Chosen = None) -> ProcessTracker:
+    """Track a live process that knows nothing of it: which of its pages are written to from now on.
+
+    One of its threads stands still for a fraction of a millisecond (``tracker.pause_ns``), while the process makes a
+    userfaultfd on our behalf; nothing of it stays behind, and it is not stopped again. If this process dies, the
+    target goes on unharmed.
+
+    Args:
+        target: a pid; or the path of the Unix socket on which a process called :func:`pagescan.share`.
+        mappings: which mappings: a name pattern or several (``"[heap]"``, ``"*.so*"``), or a function of a
+            :class:`Mapping`. By default all that can be written to.
+
+    Raises NoSuchProcess, AccessDenied (with the one command that mends it), KernelCannot. All is checked before
+    anything is touched.
+    """
+    from ..process.attach import TracedSpace
+    from ..process.share import connect
+
+    if isinstance(target, str):
+        adopted = connect(target)
+        return ProcessTracker(TracedSpace(adopted.pid, ready=adopted), mappings=mappings)
+    if target == os.getpid():
+        raise InvalidArgument("a process does not attach to itself", hint="track buffers: pagescan.track(array)")
+    return ProcessTracker(TracedSpace(target), mappings=mappings)
+
+
+def spawn(
+    argv: Sequence[str | os.PathLike[str]],
+    *,
+    env: dict[str, str] | None = None,
+    cwd: str | os.PathLike[str] | None = None,
+    mappings: Chosen = None,
+    stdin: Any = None,
+    stdout: Any = None,
+    stderr: Any = None,
+) -> ProcessTracker:
+    """Start a program tracked from before its first instruction; ``tracker.popen`` is the process.
+
+    Arguments as for :class:`subprocess.Popen`; errors as :func:`attach`, and InvalidArgument for a program that
+    cannot be executed.
+    """
+    from ..process.spawn import spawn_stopped
+
+    started = spawn_stopped(argv, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr)
+    try:
+        tracker = ProcessTracker(started.space, mappings=mappings, spawned=started)
+        started.start()
+    except BaseException:
+        started.kill()
+        raise
+    return tracker
+
+
+class ProcessEngine(PagemapScanEngine):
+    """The engine ``pagemap-scan`` on another process: private memory sparse, and gaps found by who follows the maps."""
+
+    def plan(self, pages: Regions) -> list[Extent]:
+        return [replace(extent, sparse=self._may_be_sparse(extent)) for extent in super().plan(pages)]
+
+    def _may_be_sparse(self, extent: Extent) -> bool:
+        if extent.sparse or self._huge(extent):
+            return extent.sparse
+        mapping = self._space.mapping_at(extent.start)
+        return mapping is not None and mapping.private_anonymous
+
+    def _has_gap(self, extent: Extent) -> bool:
+        return False
+
+
+class ProcessCursor:
+    """A reader of a tracked process with its own "since I last asked"; made by :meth:`ProcessTracker.cursor`."""
+
+    def __init__(self, following: _Following):
+        self._following = following
+        self._reader = following.new_reader()
+
+    def take(self) -> Written:
+        """The pages the process has written to since this reader last asked; they are protected again.
+
+        Mappings that are new are reported with all they hold. After the process has exited one last answer has what
+        was known (quality LOST); then NoSuchProcess.
+        """
+        return self._following.look(self._reader, take=True)
+
+    def peek(self) -> Written:
+        """What :meth:`take` would answer of the mappings covered so far; nothing changes."""
+        return self._following.look(self._reader, take=False)
+
+    def changed(self) -> bool:
+        """Whether anything was written to since this reader last took; nothing changes."""
+        return bool(self.peek())
+
+    @contextlib.contextmanager
+    def taking(self) -> Iterator[Written]:
+        """:meth:`take` as a transaction: if the body raises, these pages are due again in the next answer."""
+        written = self.take()
+        try:
+            yield written
+        except BaseException:
+            self._following.give_back(self._reader, written)
+            raise
+
+
+class ProcessTracker(ProcessCursor):
+    """A tracked process; made by :func:`attach` and :func:`spawn`. A context manager.
+
+    Attributes:
+        pid: its process id.
+        pause_ns: the longest it can have stood still for us, in nanoseconds.
+        popen: the process as :mod:`subprocess` knows it, if it was spawned.
+        engine, why: which engine answers, and why.
+        untracked: mappings that could be written to but cannot be tracked, with the reason.
+    """
+
+    def __init__(self, space: TracedSpace, *, mappings: Chosen = None, spawned: Spawned | None = None):
+        self.pid = space.pid
+        self.popen = spawned.popen if spawned else None
+        try:
+            super().__init__(_Following(space, _chooser(mappings)))
+        except BaseException:
+            space.close()
+            raise
+
+    @property
+    def pause_ns(self) -> int:
+        return self._following.space.pause_ns
+
+    @property
+    def engine(self) -> str:
+        return self._following.engine.name
+
+    @property
+    def why(self) -> str:
+        return self._following.engine.why
+
+    @property
+    def untracked(self) -> list[tuple[Mapping, str]]:
+        return list(self._following.untracked.values())
+
+    @property
+    def pages(self) -> Regions:
+        """The page ranges that are covered."""
+        return self._following.pages
+
+    @property
+    def closed(self) -> bool:
+        return self._following.closed
+
+    def cursor(self) -> ProcessCursor:
+        """An independent reader, from now on."""
+        return ProcessCursor(self._following)
+
+    def mappings(self) -> Sequence[Mapping]:
+        """The mappings of the process now, by address."""
+        return self._following.space.mappings()
+
+    def read(self, regions: Regions) -> NDArray[np.uint8]:
+        """The bytes of the regions now, one after another. For contents of one moment see :meth:`frozen`."""
+        return self._following.space.read(regions)
+
+    @contextlib.contextmanager
+    def frozen(self, timeout: float = 2.0) -> Iterator[None]:
+        """The process stands still (SIGSTOP) while the body runs, and goes on afterwards whatever happens in it.
+
+        A process that was stopped already stays so. Raises KernelCannot if it does not stop within ``timeout`` seconds.
+        """
+        from ..kernel import procfs
+
+        if procfs.read_stat(self.pid).state in "Tt":
+            yield
+            return
+        _signal(self.pid, signal.SIGSTOP)
+        try:
+            deadline = time.monotonic() + timeout
+            while not _all_stopped(self.pid):
+                if time.monotonic() > deadline:
+                    raise KernelCannot(f"process {self.pid} did not stop within {timeout} s", pid=self.pid)
+                time.sleep(0.0002)
+            yield
+        finally:
+            with contextlib.suppress(NoSuchProcess):
+                _signal(self.pid, signal.SIGCONT)
+
+    def detach(self) -> None:
+        """Stop tracking; the process goes on. Unprotecting its memory takes the kernel some 9 ms for each GiB."""
+        self._following.close()
+
+    close = detach
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.detach()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.pages.page_count:,} pages"
+        return f"<ProcessTracker of process {self.pid}: {state}>"
+
+
+class _Following:
+    """What the readers of one process share: the engine, what is covered, and the lock."""
+
+    def __init__(self, space: TracedSpace, wanted: Callable[[Mapping], bool]):
+        self.space = space
+        self._wanted = wanted
+        self._lock = threading.RLock()
+        self._readers: list[Reader] = []
+        self.pages = Regions.empty(page_size=space.page_size)
+        self.extents: list[Extent] = []
+        self.untracked: dict[tuple[int, int], tuple[Mapping, str]] = {}
+        self.closed = False
+        self._ended = False
+        proof = space.prove_tracking()
+        if not proof.works:
+            raise KernelCannot(f"{space.label} cannot be tracked: {proof.why}", hint=proof.hint, pid=space.pid)
+        self.engine = ProcessEngine(space, "pagemap-scan", proof.why)
+        try:
+            self._cover(self._missing(), arm="scan")
+        except BaseException:
+            self.engine.close()
+            raise
+
+    def new_reader(self) -> Reader:
+        with self._lock:
+            reader = Reader(Regions.span(0, (1 << 63), page_size=self.space.page_size), ())
+            if self._readers:
+                self._take(None)
+            self._readers.append(reader)
+            return reader
+
+    def give_back(self, reader: Reader, written: Regions) -> None:
+        with self._lock:
+            reader.told(written)
+
+    def look(self, reader: Reader, *, take: bool) -> Written:
+        with self._lock:
+            if self.closed:
+                raise Closed(f"process {self.space.pid} is no longer tracked", hint="attach to it again")
+            if self._ended:
+                raise NoSuchProcess(f"process {self.space.pid} has exited", pid=self.space.pid)
+            try:
+                found = self._take(reader) if take else self._peek()
+            except NoSuchProcess as error:
+                return self._last_answer(reader, error)
+            written = found | reader.pending
+            if take:
+                reader.pending = Regions.empty(page_size=self.space.page_size)
+            return Written.of(written.with_categories(Category.WRITTEN), self.pages, *self._quality(written))
+
+    def _quality(self, written: Regions) -> tuple[Quality, str]:
+        for extent in self.extents:
+            if extent.page_size > self.space.page_size and written.clip(extent.start, extent.end):
+                return Quality.SUPERSET, "hugetlb memory is tracked by whole huge pages"
+        return Quality.EXACT, ""
+
+    def _last_answer(self, reader: Reader, error: PagescanError) -> Written:
+        self._ended = not self.space.is_alive()
+        if not self._ended:
+            raise error
+        return Written.of(reader.pending, self.pages, Quality.LOST, "the process has exited; its memory is gone")
+
+    def _peek(self) -> Regions:
+        return self.engine.peek(self.extents).written
+
+    def _take(self, reader: Reader | None) -> Regions:
+        """Everything written since the last look of anybody; told to every reader but ``reader``."""
+        found = Regions.empty(page_size=self.space.page_size)
+        if not self.space.holds():
+            self._follow_exec()
+        for _ in range(_ROUNDS):
+            self._forget(self.pages - self._mapped())
+            findings = self.engine.take(self.extents)
+            found |= findings.written
+            for loss in findings.losses:
+                self._forget(Regions.span(loss.extent.start, loss.extent.end, page_size=self.space.page_size))
+            found |= self._cover(self._missing(), arm=None).written
+            if not findings.losses:
+                break
+        for other in self._readers:
+            if other is not reader:
+                other.told(found)
+        return found
+
+    def _follow_exec(self) -> None:
+        """The process has executed another program, whose memory is all new; or has exited (NoSuchProcess)."""
+        from ..process.attach import TracedSpace
+
+        space = TracedSpace(self.space.pid)
+        if space.start_time != self.space.start_time:
+            space.close()
+            raise NoSuchProcess(f"process {self.space.pid} has exited", pid=self.space.pid)
+        try:
+            engine = ProcessEngine(space, self.engine.name, self.engine.why)
+        except BaseException:
+            space.close()
+            raise
+        space.adopted[:0] = self.space.adopted
+        self.engine.close()
+        self.space.close()
+        self.engine, self.space = engine, space
+        self.pages, self.extents = Regions.empty(page_size=space.page_size), []
+        self.untracked.clear()
+        for reader in self._readers:
+            reader.pending = Regions.empty(page_size=space.page_size)
+
+    def _mapped(self) -> Regions:
+        self._now = [m for m in self.space.mappings() if m.writable and m.name not in _NEVER and self._wanted(m)]
+        return Regions.from_pairs(((m.start, m.end) for m in self._now), page_size=self.space.page_size)
+
+    def _missing(self) -> Regions:
+        """What is mapped, wanted, and not covered."""
+        mapped = self._mapped()
+        refused = Regions.from_pairs(self.untracked, page_size=self.space.page_size)
+        return mapped - self.pages - refused
+
+    def _cover(self, pages: Regions, *, arm: Arm | None) -> Findings:
+        """Cover these pages, mapping by mapping; unless they are armed first, all they hold is the answer."""
+        size = self.space.page_size
+        found = Findings(Regions.empty(page_size=size))
+        for region in pages:
+            try:
+                extents = self.engine.plan(Regions.span(region.start, region.end, page_size=size))
+            except InvalidArgument:
+                continue  # unmapped again since the maps were read
+            for extent in extents:
+                found.written |= self._cover_one(extent, arm)
+        return found
+
+    def _cover_one(self, extent: Extent, arm: Arm | None) -> Regions:
+        size = self.space.page_size
+        span = Regions.span(extent.start, extent.end, page_size=size)
+        try:
+            self.engine.cover([extent])
+            if arm:
+                self.engine.arm([extent], arm)
+            findings = Findings(Regions.empty(page_size=size)) if arm else self.engine.take([extent])
+        except NoSuchProcess:
+            raise
+        except (PagescanError, OSError) as error:
+            mapping = next((m for m in self._now if m.start <= extent.start < m.end), None)
+            if mapping is not None:
+                said = error.message if isinstance(error, PagescanError) else str(error)
+                self.untracked[extent.start, extent.end] = mapping, said
+            return Regions.empty(page_size=size)
+        if findings.losses:
+            return Regions.empty(page_size=size)
+        bisect.insort(self.extents, extent, key=lambda one: one.start)
+        self.pages |= span
+        return findings.written
+
+    def _forget(self, pages: Regions) -> None:
+        if not pages:
+            return
+        self.engine.uncover(pages)
+        self.pages -= pages
+        self.extents = [
+            replace(extent, start=part.start, end=part.end)
+            for extent in self.extents
+            for part in Regions.span(extent.start, extent.end, page_size=self.space.page_size) - pages
+        ]
+        self.untracked = {key: value for key, value in self.untracked.items() if not pages.clip(*key)}
+
+    def close(self) -> None:
+        with self._lock:
+            if not self.closed:
+                self.closed = True
+                # Closing the descriptor unregisters everything at once.
+                self.engine.close()
+                self.space.close()
+
+
+def _chooser(chosen: Chosen) -> Callable[[Mapping], bool]:
+    if chosen is None:
+        return lambda mapping: True
+    if callable(chosen):
+        return chosen
+    patterns = [chosen] if isinstance(chosen, str) else list(chosen)
+    return lambda mapping: any(
+        fnmatch.fnmatchcase(mapping.name, pattern) or fnmatch.fnmatchcase(os.path.basename(mapping.name), pattern)
+        for pattern in (p.replace("[", "[[]") for p in patterns)
+    )
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        raise NoSuchProcess(f"process {pid} has exited", pid=pid) from None
+    except PermissionError:
+        raise AccessDenied(f"process {pid} may not be sent {number.name}", hint="sudo", pid=pid) from None
+
+
+def _all_stopped(pid: int) -> bool:
+    from ..kernel import procfs
+
+    try:
+        return all(procfs.read_stat(int(tid)).state in "TtZX" for tid in os.listdir(f"/proc/{pid}/task"))
+    except (FileNotFoundError, NoSuchProcess):
+        raise NoSuchProcess(f"process {pid} has exited", pid=pid) from None

@@ -1,0 +1,396 @@
+"""Registers, signal frames, gadgets, and a system call made on behalf of a child."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from pagescan.abi import Mapping
+from pagescan.errors import KernelCannot, NoSuchProcess
+from pagescan.kernel import ptrace, registers, remote, sigframe
+from pagescan.kernel.gadgets import Gadgets, find_gadgets
+from pagescan.kernel.procfs import list_mappings
+from pagescan.kernel.registers import (
+    FS_BASE,
+    NO_CALL,
+    ORIG_RAX,
+    RAX,
+    RDI,
+    RDX,
+    RIP,
+    RSI,
+    RSP,
+    X86_64,
+    X86_NEVER_RESTARTED,
+    AArch64,
+    WaysOn,
+)
+from pagescan.kernel.remote import Known, no_frame, with_stopped_thread
+
+X86 = X86_64()
+LAYOUT: Any = registers.current_layout()
+GETPID = {"x86_64": 39, "aarch64": 172}
+WORDS = tuple(range(1000, 1027))  # of a thread in user mode
+SLEEP, READ, EPOLL_WAIT, CLOSE = 35, 0, 232, 3
+
+
+def inside(call: int, result: int) -> registers.Words:
+    """A thread that a stop took out of a call."""
+    return tuple({RAX: result % (1 << 64), ORIG_RAX: call}.get(i, word) for i, word in enumerate(WORDS))
+
+
+def again(words: registers.Words, call: int) -> registers.Words:
+    return tuple({RAX: call, ORIG_RAX: NO_CALL, RIP: words[RIP] - 2}.get(i, w) for i, w in enumerate(words))
+
+
+# --- registers -------------------------------------------------------------------------------------------------------
+
+
+def test_a_thread_in_user_mode_goes_on_as_it_is():
+    words = inside(NO_CALL, 5)
+    assert X86.ways_on(words) == WaysOn(words, words, words)
+
+
+@pytest.mark.parametrize("result", [512, 513, 514])
+def test_an_interrupted_call_is_restarted_by_the_kernel_or_by_hand(result):
+    words = inside(READ, -result)
+    assert X86.ways_on(words) == WaysOn(words, again(words, READ), again(words, READ))
+
+
+def test_a_call_that_returned_is_not_made_again():
+    words = inside(READ, 17)
+    outside = (*words[:ORIG_RAX], NO_CALL, *words[ORIG_RAX + 1 :])
+    assert X86.ways_on(words) == WaysOn(words, outside, outside)
+
+
+def test_a_timeout_goes_on_with_its_rest_but_starts_anew_after_sigreturn():
+    words = inside(SLEEP, -516)
+    assert X86.ways_on(words) == WaysOn(words, again(words, 219), again(words, SLEEP))
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        (b"\xb8\x23\0\0\0\x0f\x05", 35),
+        (b"\xb8\xe6\0\0\0\x0f\x05", 230),
+        (b"\xb8\x03\0\0\0\x0f\x05", None),
+        (b"\x90\x90\x90\x90\x90\x0f\x05", None),
+        (b"", None),
+    ],
+)
+def test_a_call_interrupted_twice_is_known_by_its_text(code, found):
+    words = inside(219, -516)
+    way = X86.ways_on(words, code).by_sigreturn
+    if found is None:  # it ends early, as signal(7) allows: nobody can tell which call it was
+        assert (registers.signed(way[RAX]), way[RIP]) == (-errno.EINTR, words[RIP])
+    else:
+        assert way == again(words, found)
+
+
+@pytest.mark.parametrize("name", X86_NEVER_RESTARTED)
+def test_eintr_of_calls_that_did_nothing_is_undone(name):
+    words = inside(X86_NEVER_RESTARTED[name], -errno.EINTR)
+    assert X86.undue_eintr(words)
+    ways = X86.ways_on(words)
+    assert ways.by_kernel == ways.by_hand == ways.by_sigreturn == again(words, X86_NEVER_RESTARTED[name])
+
+
+def test_eintr_of_calls_that_may_have_done_their_work_is_left():
+    words = inside(CLOSE, -errno.EINTR)
+    assert not X86.undue_eintr(words)
+    assert X86.ways_on(words).by_kernel == words
+
+
+def test_numbers_of_never_restarted_calls_are_the_headers():
+    if not shutil.which("gcc") or LAYOUT != X86:
+        pytest.skip("no gcc for x86-64 to ask for the numbers")
+    lines = "".join(f"SYS_{name}\n" for name in X86_NEVER_RESTARTED)
+    command = ["gcc", "-E", "-P", "-include", "sys/syscall.h", "-xc", "-"]
+    text = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, timeout=30).stdout
+    assert [int(line) for line in text.split()[-len(X86_NEVER_RESTARTED) :]] == list(X86_NEVER_RESTARTED.values())
+
+
+def test_the_registers_of_a_call():
+    words = X86.calling(WORDS, 0x7000, 323, [1, 2, 3], 0x8000)
+    changed = {RIP: 0x7000, RAX: 323, ORIG_RAX: NO_CALL, RDI: 1, RSI: 2, RDX: 3, RSP: 0x8000}
+    assert words == tuple(changed.get(i, word) for i, word in enumerate(WORDS))
+    assert X86.calling(WORDS, 0x7000, 3, [-1], None)[RSP] == WORDS[RSP]
+    assert X86.result(inside(0, -22)) == -22
+
+
+def test_the_registers_of_a_call_on_arm64():
+    layout, words = AArch64(), tuple(range(34))
+    called = layout.calling(words, 0x7000, 282, [5, 6], 0x9000)
+    assert called == (5, 6, *words[2:8], 282, *words[9:31], 0x9000, 0x7000, 33)
+    assert layout.ways_on(words) == WaysOn(words, words, words)
+    assert not layout.undue_eintr(words)
+    assert (layout.stack_pointer(words), layout.instruction_pointer(words), layout.size) == (31, 32, 272)
+    assert layout.result((2**64 - 38, *words[1:])) == -38
+
+
+def test_packing_is_reversible():
+    assert registers.unpack(X86, registers.pack(WORDS)) == WORDS
+    with pytest.raises(struct.error):
+        registers.unpack(X86, bytes(68))  # a 32-bit thread
+
+
+# --- frames ----------------------------------------------------------------------------------------------------------
+
+MASK = bytes(range(8))
+
+
+def regset(size: int, *, features: int, in_use: int) -> bytes:
+    data = bytearray(b"\xcc" * size)
+    struct.pack_into("=Q", data, 464, features)
+    struct.pack_into("=Q", data, 512, in_use)
+    return bytes(data)
+
+
+def test_the_extended_state_is_marked_as_signal_frames_are():
+    state = sigframe.signal_state(regset(832, features=7, in_use=7))
+    assert struct.unpack_from("=IIQI", state, 464) == (0x46505853, 836, 7, 832)
+    assert state[484:512] == bytes(28)
+    assert state[832:] == struct.pack("=I", 0x46505845)
+    assert state[:464] == b"\xcc" * 464
+
+
+@pytest.mark.parametrize(("in_use", "size"), [(7, 2816), (7 | 1 << 18, 11008)])
+def test_tiles_that_are_not_in_use_are_left_out(in_use, size):
+    state = sigframe.signal_state(regset(11008, features=0x602E7, in_use=in_use))
+    assert len(state) == size + 4
+    features = struct.unpack_from("=IIQI", state, 464)[2]
+    assert bool(features >> 18 & 1) is (size == 11008)
+
+
+def test_a_processor_without_extended_state_is_refused():
+    with pytest.raises(ValueError, match="XSAVE"):
+        sigframe.signal_state(bytes(512))
+
+
+def test_a_frame_lies_below_the_red_zone_and_says_where_its_state_is():
+    state = bytes(836)
+    frame = sigframe.build(WORDS, 0x7FFF0000, state, MASK, 0x1234)
+    assert frame.end <= 0x7FFF0000 - 128
+    assert frame.address % 16 == 0
+    state_at = struct.unpack_from("=Q", frame.data, 8 + 40 + 8 * 23)[0]
+    assert state_at % 64 == 0
+    assert state_at + len(state) == frame.end
+    assert struct.unpack_from("=Q", frame.data)[0] == 0x1234
+
+
+FIELDS: tuple[str, ...] = ("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+FIELDS += ("rdi", "rsi", "rbp", "rbx", "rdx", "rax", "rcx", "rsp", "rip", "efl")
+
+
+def test_the_frame_is_laid_out_as_libc_knows_it(tmp_path):
+    """glibc's ``ucontext_t`` begins as the kernel's; its registers and mask must be where we put them."""
+    if not shutil.which("gcc") or LAYOUT != X86:
+        pytest.skip("no gcc for x86-64 to ask for offsets")
+    names = [f"uc_mcontext.gregs[REG_{name.upper()}]" for name in FIELDS]
+    names += ["uc_mcontext.gregs[REG_CSGSFS]", "uc_mcontext.fpregs", "uc_sigmask", "uc_stack.ss_flags"]
+    shows = "".join(f'printf("%zu\\n", offsetof(ucontext_t, {name}));' for name in names)
+    source = (
+        "#define _GNU_SOURCE\n#include <ucontext.h>\n#include <stddef.h>\n#include <stdio.h>\nint main(){" + shows + "}"
+    )
+    program = str(tmp_path / "offsets")
+    subprocess.run(["gcc", "-xc", "-o", program, "-"], input=source, text=True, check=True, timeout=60)
+    offsets = [
+        int(line) for line in subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()
+    ]
+    frame = sigframe.build(WORDS, 0x7FFF0000, bytes(836), MASK, 0).data[8:]
+    order = (9, 8, 7, 6, 3, 2, 1, 0, 14, 13, 4, 5, 12, 10, 11, 19, 16, 18)  # struct user_regs_struct's, by FIELDS
+    assert [struct.unpack_from("=Q", frame, at)[0] for at in offsets[:18]] == [WORDS[index] for index in order]
+    assert struct.unpack_from("=4H", frame, offsets[18]) == (WORDS[17], 0, 0, WORDS[20])
+    assert struct.unpack_from("=Q", frame, offsets[19])[0] % 64 == 0
+    assert frame[offsets[20] : offsets[20] + 8] == MASK
+    assert struct.unpack_from("=i", frame, offsets[21])[0] == 0x100
+
+
+GADGETS = Gadgets(call=1, returning=2, restorer=3)
+GUARD = Mapping(0x10000, 0x11000, "---p")
+STACK = Mapping(0x11000, 0x20000, "rw-p")
+
+
+def on(stack: int, thread_block: int = 0, **changes: object) -> str:
+    words = tuple({RSP: stack, FS_BASE: thread_block}.get(i, word) for i, word in enumerate(WORDS))
+    known = {"layout": X86, "gadgets": GADGETS, "mappings": [GUARD, STACK]} | changes
+    return no_frame(Known(**known), words)  # type: ignore[arg-type]
+
+
+def test_which_memory_may_hold_a_frame():
+    assert on(0x18000, 0x1FF00) == ""  # a thread's own stack: its block above, a guard below
+    assert on(0x18000, mappings=[Mapping(0x11000, 0x20000, "rw-p", name="[stack]")]) == ""
+    assert "may not be a stack" in on(0x18000, 0x40000)  # a coroutine's, an alternative one
+    assert "may not be a stack" in on(0x18000, 0x1FF00, mappings=[STACK])  # no guard: Go's heap
+    assert "may not be a stack" in on(0x18000, 0x17000)  # the block lies below
+    assert "no memory known" in on(0x50000, 0x1FF00)
+    assert "shadow stack" in on(0x18000, 0x1FF00, shadow_stack=True)
+    assert "syscall; ret" in on(0x18000, 0x1FF00, gadgets=Gadgets(call=1))
+    assert "aarch64" in on(0x18000, 0x1FF00, layout=AArch64())
+
+
+# --- a child ---------------------------------------------------------------------------------------------------------
+
+PROGRAM = "import os; print(os.getpid(), flush=True); input()"
+
+
+@pytest.fixture
+def target(child):
+    if LAYOUT is None:
+        pytest.skip("pagescan knows no registers of this machine")
+    process = child(PROGRAM)
+    process.stdout.readline()
+    try:
+        ptrace.in_tracer_thread(lambda: ptrace.Tracee(process.pid).seize())
+    except OSError as error:
+        pytest.skip(f"ptrace is refused here: {error}")
+    return process
+
+
+def known(pid: int) -> Known:
+    assert LAYOUT is not None
+    return Known(LAYOUT, find_gadgets(pid, LAYOUT), list_mappings(pid))
+
+
+@pytest.mark.parametrize("frame", [True, False])
+def test_a_call_is_made_by_the_child(target, frame):
+    number = GETPID[LAYOUT.name]
+
+    def work():
+        return with_stopped_thread(
+            target.pid,
+            known(target.pid),
+            lambda calls: [calls.call(number), calls.call(number)],
+            frame=frame,
+            timeout=5.0,
+        )
+
+    results, pause = ptrace.in_tracer_thread(work)
+    assert results == [target.pid, target.pid]
+    assert pause.survives is (frame and LAYOUT == X86)
+    assert bool(pause.lacks) is not pause.survives
+    assert 0 < pause.held_ns < pause.pause_ns
+
+
+def test_a_failed_call_is_a_negative_errno(target):
+    close = LAYOUT.close
+
+    def work():
+        return with_stopped_thread(target.pid, known(target.pid), lambda calls: calls.call(close, 999), timeout=5.0)
+
+    assert ptrace.in_tracer_thread(work)[0] == -errno.EBADF
+
+
+def test_what_the_plan_raises_comes_through_and_the_child_goes_on(target):
+    def work():
+        return with_stopped_thread(target.pid, known(target.pid), lambda calls: 1 // 0, timeout=5.0)
+
+    with pytest.raises(ZeroDivisionError):
+        ptrace.in_tracer_thread(work)
+    assert target.communicate("\n", timeout=10) is not None
+    assert target.returncode == 0
+
+
+def test_gadgets_are_what_they_are_said_to_be(target):
+    found = find_gadgets(target.pid, LAYOUT)
+    with open(f"/proc/{target.pid}/mem", "rb") as memory:
+        for address, text in found.texts:
+            memory.seek(address)
+            assert memory.read(len(text)) == text
+    assert found.call is not None
+    assert found.call % LAYOUT.alignment == 0
+    if LAYOUT == X86:
+        assert found.complete
+
+
+def test_a_stale_gadget_is_noticed(target):
+    stale = Known(LAYOUT, Gadgets(call=1, texts=((1 << 40, b"xx"),)), [])
+    with pytest.raises(remote.TextChanged):
+        ptrace.in_tracer_thread(lambda: with_stopped_thread(target.pid, stale, lambda calls: None, timeout=5.0))
+
+
+def test_memory_that_cannot_be_written_gets_no_frame(target, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EFAULT, "fake")
+
+    monkeypatch.setattr(ptrace.Tracee, "write", refuse)
+    number = GETPID[LAYOUT.name]
+
+    def work():
+        return with_stopped_thread(target.pid, known(target.pid), lambda calls: calls.call(number), timeout=5.0)
+
+    result, pause = ptrace.in_tracer_thread(work)
+    assert (result, pause.survives) == (target.pid, False)
+    assert pause.lacks
+
+
+def test_waiting_has_an_end(target):
+    def work():
+        tracee = ptrace.Tracee(target.pid)
+        tracee.seize()
+        tracee.wait(0.05)
+
+    began = time.monotonic()
+    with pytest.raises(KernelCannot, match=r"did not stop within 0\.05 s"):
+        ptrace.in_tracer_thread(work)
+    assert time.monotonic() - began < 5
+
+
+def test_the_end_of_the_child_is_noticed_and_left_to_its_parent(target):
+    def work():
+        tracee = ptrace.Tracee(target.pid)
+        tracee.seize()
+        os.kill(target.pid, signal.SIGKILL)
+        tracee.wait(5.0)
+
+    with pytest.raises(NoSuchProcess):
+        ptrace.in_tracer_thread(work)
+    assert target.wait(10) == -signal.SIGKILL
+
+
+def test_the_end_of_the_thread_detaches(target):
+    def work():
+        tracee = ptrace.Tracee(target.pid)
+        tracee.seize()
+        tracee.interrupt()
+        return tracee.wait(5.0).is_interrupt
+
+    assert ptrace.in_tracer_thread(work)
+    with open(f"/proc/{target.pid}/status") as file:
+        assert "TracerPid:\t0\n" in file.read()
+    target.communicate("\n", timeout=10)
+    assert target.returncode == 0
+
+
+def test_signals_wait_until_the_tracing_is_over():
+    """Ctrl-C must not take the caller away from a thread that holds another program."""
+    came = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: came.append(threading.current_thread().name))
+    try:
+
+        def work():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return list(came)
+
+        assert ptrace.in_tracer_thread(work) == []
+        assert came == [threading.main_thread().name]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_no_garbage_collection_meanwhile():
+    import gc
+
+    assert gc.isenabled()
+    with ptrace.no_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()

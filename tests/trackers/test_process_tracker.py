@@ -1,0 +1,401 @@
+"""Another process tracked from outside, whatever it does to its address space. Each event is one that was measured."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import pagescan
+from pagescan import Closed, InvalidArgument, NoSuchProcess, PagescanError, ProcessTracker, Quality, Regions
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+#: A target that does what its standard input says, line by line, and answers each with a value.
+TARGET = """
+import ctypes, mmap, os, sys
+PAGE = os.sysconf("SC_PAGE_SIZE")
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p)
+libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+def new(pages, at=None, flags=0x22, prot=3): return libc.mmap(at, pages * PAGE, prot, flags | (0x10 if at else 0), -1, 0)
+def put(at, page, value=1): ctypes.memset(at + page * PAGE, value, 1)
+def fill(at, pages):
+    for page in range(pages): put(at, page)
+    return at
+value = None
+sys.stdout.write("ready\\n"); sys.stdout.flush()
+for line in sys.stdin:
+    value = eval(line)
+    sys.stdout.write(repr(value) + "\\n"); sys.stdout.flush()
+"""
+
+
+class Target:
+    """The process, and a way to have it do things."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", TARGET], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        assert self.process.stdin and self.process.stdout
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        assert self.stdout.readline() == "ready\n"
+        self.pid = self.process.pid
+
+    def do(self, code: str) -> int:
+        self.stdin.write(code + "\n")
+        self.stdin.flush()
+        answer = self.stdout.readline()
+        assert answer, "the target died"
+        return int(answer) if answer.strip() not in ("None", "True") else 0
+
+    def area(self, pages: int) -> int:
+        """Private memory, every page of it written to, between two mappings without access."""
+        whole = self.do(f"new({pages + 2}, prot=0)")
+        return self.do(f"fill(new({pages}, at={whole + PAGE}), {pages})")
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def target() -> Iterator[Target]:
+    made = Target()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def tracked(target: Target) -> Iterator[tuple[Target, ProcessTracker, int]]:
+    """The target, its tracker, and an area of 16 pages in it."""
+    at = target.area(16)
+    try:
+        tracker = pagescan.attach(target.pid)
+    except PagescanError as error:
+        if error.errno is None and not error.hint:
+            raise
+        pytest.skip(f"attaching: {error.message}")
+    with tracker:
+        target.do("0")
+        tracker.take()
+        yield target, tracker, at
+
+
+def pages(written: Regions, at: int, count: int = 16) -> list[int]:
+    """Page numbers within an area."""
+    return [(int(page) - at) // PAGE for page in written.clip(at, at + count * PAGE).pages().tolist()]
+
+
+class TestWrites:
+    def test_exactly_the_written_pages_once(self, tracked):
+        target, tracker, at = tracked
+        target.do(f"put({at}, 5) or put({at}, 9)")
+        written = tracker.take()
+        assert pages(written, at) == [5, 9]
+        assert written.quality is Quality.EXACT
+        assert pages(tracker.take(), at) == []
+
+    def test_reading_them(self, tracked):
+        target, tracker, at = tracked
+        target.do(f"put({at}, 5, 77)")
+        written = tracker.take().clip(at, at + 16 * PAGE)
+        assert tracker.read(written)[0] == 77
+        with tracker.frozen():
+            assert tracker.read(written).nbytes == PAGE
+        target.do("0")
+
+    def test_readers_have_their_own(self, tracked):
+        target, tracker, at = tracked
+        cursor = tracker.cursor()
+        target.do(f"put({at}, 1)")
+        assert pages(tracker.take(), at) == [1]
+        target.do(f"put({at}, 2)")
+        assert pages(cursor.take(), at) == [1, 2]
+        assert pages(tracker.take(), at) == [2]
+
+    def test_a_failed_body_gives_back(self, tracked):
+        target, tracker, at = tracked
+        target.do(f"put({at}, 1)")
+        taking = tracker.taking()
+        assert pages(taking.__enter__(), at) == [1]
+        assert not taking.__exit__(OSError, OSError(), None)
+        assert pages(tracker.take(), at) == [1]
+
+    def test_the_pause_is_told(self, tracked):
+        _, tracker, _ = tracked
+        assert 0 < tracker.pause_ns < 2_000_000_000
+
+    def test_nothing_stays_in_the_target(self, tracked):
+        target, _, _ = tracked
+        names = [os.readlink(f"/proc/{target.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{target.pid}/fd")]
+        assert not [name for name in names if "userfaultfd" in name]
+
+
+class TestMappingsThatComeAndGo:
+    def test_a_new_mapping_is_reported_with_all_it_holds(self, tracked):
+        target, tracker, _ = tracked
+        at = target.area(8)
+        assert pages(tracker.take(), at, 8) == list(range(8))
+        assert pages(tracker.take(), at, 8) == []
+        target.do(f"put({at}, 3)")
+        assert pages(tracker.take(), at, 8) == [3]
+
+    def test_memory_of_a_new_mapping_never_touched_is_not_reported(self, tracked):
+        target, tracker, _ = tracked
+        at = target.do("new(64)")
+        target.do(f"put({at}, 7)")
+        assert pages(tracker.take(), at, 64) == [7]
+
+    def test_a_mapping_that_grows(self, tracked):
+        target, tracker, _ = tracked
+        whole = target.do("new(40, prot=0)")
+        at = target.do(f"fill(new(8, at={whole + PAGE}), 8)")
+        tracker.take()
+        target.do(f"libc.munmap({at + 8 * PAGE}, {8 * PAGE})")
+        assert target.do(f"libc.mremap({at}, {8 * PAGE}, {16 * PAGE}, 0, None)") == at
+        target.do(f"put({at}, 12)")
+        assert pages(tracker.take(), at) == [12]
+
+    def test_a_mapping_that_moves(self, tracked):
+        target, tracker, at = tracked
+        whole = target.do("new(20, prot=0)")
+        new = target.do(f"libc.mremap({at}, {16 * PAGE}, {16 * PAGE}, 3, {whole + PAGE})")
+        assert pages(tracker.take(), new) == list(range(16))
+        target.do(f"put({new}, 4)")
+        assert pages(tracker.take(), new) == [4]
+
+    def test_a_mapping_replaced_at_the_same_address(self, tracked):
+        target, tracker, at = tracked
+        target.do(f"fill(new(16, at={at}), 5)")
+        assert pages(tracker.take(), at) == [0, 1, 2, 3, 4]
+        target.do(f"put({at}, 2)")
+        assert pages(tracker.take(), at) == [2]
+
+    def test_a_mapping_that_goes(self, tracked):
+        target, tracker, at = tracked
+        target.do(f"put({at}, 2) or libc.munmap({at}, {16 * PAGE})")
+        assert pages(tracker.take(), at) == []
+        assert not tracker.pages.clip(at, at + 16 * PAGE)
+
+    def test_memory_given_back(self, tracked):
+        target, tracker, at = tracked
+        target.do(f"libc.madvise({at + 3 * PAGE}, {PAGE}, 4)")
+        assert pages(tracker.take(), at) == [3]
+        assert pages(tracker.take(), at) == []
+
+    def test_protection_that_changes(self, tracked):
+        target, tracker, at = tracked
+        target.do(f"libc.mprotect({at}, {16 * PAGE}, 1)")
+        target.do(f"libc.mprotect({at}, {16 * PAGE}, 3)")
+        target.do(f"put({at}, 6)")
+        assert pages(tracker.take(), at) == [6]
+
+    def test_a_large_reserve_costs_no_page_tables(self, tracked):
+        target, tracker, _ = tracked
+
+        def page_tables() -> int:
+            with open(f"/proc/{target.pid}/status") as file:
+                return next(int(line.split()[1]) for line in file if line.startswith("VmPTE"))
+
+        at = target.do("new(1 << 22, flags=0x4022)")
+        target.do(f"put({at}, 1000)")
+        before = page_tables()
+        assert pages(tracker.take(), at, 1 << 22) == [1000]
+        assert page_tables() - before < 100
+
+    def test_a_fork_leaves_the_parent_tracked(self, tracked):
+        target, tracker, at = tracked
+        child = target.do("os.fork() or os._exit(0)")
+        target.do(f"os.waitpid({child}, 0)[1]")
+        tracker.take()
+        target.do(f"put({at}, 8)")
+        assert pages(tracker.take(), at) == [8]
+
+
+class TestEnds:
+    def test_exit_gives_a_last_answer_and_then_says_so(self, tracked):
+        target, tracker, _ = tracked
+        target.end()
+        last = tracker.take()
+        assert last.quality is Quality.LOST
+        assert "exited" in last.reason
+        with pytest.raises(NoSuchProcess):
+            tracker.take()
+
+    def test_exec_is_followed(self, target):
+        with pagescan.attach(target.pid) as tracker:
+            target.stdin.write(f"os.execv({sys.executable!r}, ['python', '-c', {TARGET!r}])\n")
+            target.stdin.flush()
+            assert target.stdout.readline() == "ready\n"
+            at = target.area(4)
+            assert pages(tracker.take(), at, 4) == [0, 1, 2, 3]
+            target.do(f"put({at}, 2)")
+            assert pages(tracker.take(), at, 4) == [2]
+
+    def test_detached_it_goes_on(self, tracked):
+        target, tracker, at = tracked
+        tracker.detach()
+        target.do(f"put({at}, 1)")
+        with pytest.raises(Closed):
+            tracker.take()
+        with pagescan.attach(target.pid) as again:
+            target.do(f"put({at}, 2)")
+            assert pages(again.take(), at) == [2]
+
+    def test_frozen_is_always_thawed(self, tracked):
+        target, tracker, _ = tracked
+        with pytest.raises(ZeroDivisionError), tracker.frozen():
+            raise ZeroDivisionError
+        target.do("0")
+
+    def test_what_was_stopped_stays_stopped(self, tracked):
+        target, tracker, _ = tracked
+        os.kill(target.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, target.pid, os.WSTOPPED)
+        with tracker.frozen():
+            pass
+        with open(f"/proc/{target.pid}/stat") as file:
+            assert file.read().rpartition(")")[2].split()[0] == "T"
+        os.kill(target.pid, signal.SIGCONT)
+        target.do("0")
+
+
+class TestChoosing:
+    def test_by_name(self, target):
+        with pagescan.attach(target.pid, mappings="[heap]") as tracker:
+            names = {m.name for m in tracker.mappings() if tracker.pages.clip(m.start, m.end)}
+            assert names == {"[heap]"}
+
+    def test_by_function(self, target):
+        at = target.area(4)
+        with pagescan.attach(target.pid, mappings=lambda m: m.start == at) as tracker:
+            assert tracker.pages == Regions.span(at, at + 4 * PAGE, page_size=PAGE)
+
+    def test_oneself_is_refused(self):
+        with pytest.raises(InvalidArgument, match="itself"):
+            pagescan.attach(os.getpid())
+
+    def test_a_process_that_is_not_there(self, target):
+        target.end()
+        with pytest.raises(NoSuchProcess):
+            pagescan.attach(target.pid)
+
+
+class TestSpawn:
+    def test_from_the_first_instruction_to_the_last(self):
+        code = "import mmap; m = mmap.mmap(-1, 1 << 20); m[:] = b'x' * (1 << 20); input()"
+        with pagescan.spawn([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as tracker:
+            popen = tracker.popen
+            assert popen and popen.stdin
+            seen = 0
+            while seen < 256:
+                seen += tracker.take().page_count
+            popen.stdin.write(b"\n")
+            popen.stdin.close()
+            assert popen.wait(timeout=30) == 0
+            assert tracker.take().quality is Quality.LOST
+
+    def test_a_program_that_is_not_there(self):
+        with pytest.raises(InvalidArgument, match="no-such-program"):
+            pagescan.spawn(["no-such-program"])
+
+
+WRITER = r"""
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#define PAGES 1024
+static unsigned char *area;
+static volatile int stop;
+static void *work(void *seed) {
+    unsigned s = (unsigned)(size_t)seed;
+    while (!stop) {
+        size_t page = rand_r(&s) % PAGES;
+        switch (rand_r(&s) % 16) {
+        case 0: madvise(area + page * 4096, 4096, MADV_DONTNEED); break;
+        case 1: memset(area + page * 4096, (int)s, 4096); break;
+        default: __atomic_add_fetch((unsigned *)(area + page * 4096 + rand_r(&s) % 1024 * 4), 1, __ATOMIC_RELAXED);
+        }
+    }
+    return 0;
+}
+int main(void) {
+    pthread_t threads[2];
+    area = mmap(0, PAGES * 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    memset(area, 1, PAGES * 4096);
+    printf("%zu\n", (size_t)area);
+    fflush(stdout);
+    getchar();
+    for (size_t i = 0; i < 2; i++) pthread_create(&threads[i], 0, work, (void *)(i + 1));
+    getchar();
+    stop = 1;
+    for (int i = 0; i < 2; i++) pthread_join(threads[i], 0);
+    puts("stopped");
+    fflush(stdout);
+    getchar();
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(PAGE != 4096, reason="the writer is written for pages of 4 KiB")
+def test_a_replica_of_a_process_with_writing_threads_ends_equal(tmp_path):
+    """take + read, round after round, while two threads write and give memory back."""
+    try:
+        subprocess.run(
+            ["gcc", "-O1", "-pthread", "-x", "c", "-", "-o", tmp_path / "writer"], input=WRITER.encode(), check=True
+        )
+    except FileNotFoundError:
+        pytest.skip("no gcc to compile the writer")
+    with subprocess.Popen([tmp_path / "writer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as writer:
+        assert writer.stdin and writer.stdout
+        at = int(writer.stdout.readline())
+        whole = Regions.span(at, at + 1024 * 4096)
+        with pagescan.attach(writer.pid) as tracker:
+            replica = tracker.read(whole)
+            found = 0
+
+            def copy() -> int:
+                written = tracker.take() & whole
+                content, position = tracker.read(written), 0
+                for region in written:
+                    replica[region.start - at : region.end - at] = content[position : position + region.size]
+                    position += region.size
+                return written.page_count
+
+            writer.stdin.write(b"\n")
+            for _ in range(500):
+                found += copy()
+            writer.stdin.write(b"\n")
+            assert writer.stdout.readline() == b"stopped\n"
+            copy()
+            assert found > 500
+            assert np.array_equal(replica, tracker.read(whole))
+        writer.stdin.write(b"\n")
+        writer.stdin.close()
+        assert writer.wait(timeout=30) == 0
+
+
+def test_killing_the_tracker_leaves_the_target_unharmed(target):
+    at = target.area(4)
+    code = f"import pagescan, os, signal; t = pagescan.attach({target.pid}); t.take(); os.kill(os.getpid(), signal.SIGKILL)"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, timeout=30, check=False)
+    assert done.returncode == -signal.SIGKILL
+    target.do(f"put({at}, 1)")
+    with pagescan.attach(target.pid) as tracker:
+        target.do(f"put({at}, 3)")
+        assert pages(tracker.take(), at, 4) == [3]
