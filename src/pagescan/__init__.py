@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from .ranges import Region as Region
     from .ranges import Regions as Regions
     from .recording.reader import Recording as Recording
-    from .scanning.call import PreparedScan as PreparedScan
-    from .scanning.call import Scan as Scan
     from .scanning.call import pagemap_scan as pagemap_scan
     from .scanning.call import prepare_scan as prepare_scan
+    from .scanning.prepared import PreparedScan as PreparedScan
+    from .scanning.prepared import Scan as Scan
     from .scanning.walk import scan as scan
     from .trackers.process_tracker import ProcessTracker as ProcessTracker
     from .trackers.process_tracker import attach as attach
@@ -81,7 +81,7 @@ _HOME = {
     "Op": "query",
     "Pagemap": "kernel.pagemap",
     "PagescanError": "errors",
-    "PreparedScan": "scanning.call",
+    "PreparedScan": "scanning.prepared",
     "Process": "process.process",
     "ProcessTracker": "trackers.process_tracker",
     "Quality": "trackers.written",
@@ -90,7 +90,7 @@ _HOME = {
     "Regions": "ranges",
     "Recording": "recording.reader",
     "RegisteredElsewhere": "errors",
-    "Scan": "scanning.call",
+    "Scan": "scanning.prepared",
     "Tracker": "trackers.tracker",
     "UnknownCategory": "errors",
     "Written": "trackers.written",

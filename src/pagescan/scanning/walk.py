@@ -13,12 +13,13 @@ from ..process.target import Target, resolve
 from ..query import ALL_CATEGORIES, Category, Query
 from ..ranges import Regions
 from ..records import join_equal
-from .call import PreparedScan, prepare_scan
+from .call import prepare_scan
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..abi import Pagemap
+    from .prepared import PreparedScan
 
 #: Room for regions in one call of a walk: enough that most ranges take one call (384 KiB of output).
 WALK_VEC_LEN = 16384

@@ -21,7 +21,7 @@ from ..abi import AddressSpace, Feature, RegisterMode
 from ..errors import KernelCannot
 from ..query import Category
 from ..ranges import Regions
-from ..scanning.call import PreparedScan, prepare_scan
+from ..scanning.call import prepare_scan
 from ..scanning.walk import WALK_VEC_LEN, walk
 from .base import Arm, Extent, Findings, Loss
 from .registration import plan_extents, register, unregister
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..abi import Pagemap
+    from ..scanning.prepared import PreparedScan
 
 FEATURES = Feature.RWP | Feature.RWP_ASYNC
 

@@ -40,7 +40,7 @@ from ..abi import TRACKING_FEATURES, AddressSpace, Mapping, RegisterMode
 from ..errors import CoverageLost, InvalidArgument, NoSuchProcess, NotWriteProtectable
 from ..query import Category, Op
 from ..ranges import Regions
-from ..scanning.call import PreparedScan, prepare_scan
+from ..scanning.call import prepare_scan
 from ..scanning.walk import WALK_VEC_LEN, walk
 from .base import Arm, Extent, Findings, Loss
 from .registration import plan_extents, register, unregister
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..abi import Pagemap
+    from ..scanning.prepared import PreparedScan
 
 #: Bytes of holes that are protected without asking: 512 KiB of page tables.
 HOLES_LIMIT = 256 << 20

@@ -1,0 +1,333 @@
+"""A scan made ready once: argument and result buffers, the call, and the repairs of what the kernel answers.
+
+What is repaired here, for both machines (facts by release in ``docs/kernel-facts.md``):
+
+* ``walk_end`` is stale when a call returns more regions than the kernel's bounce buffer holds (512 with 4 KiB pages;
+  seen in 6.12, 6.18 and 7.3). Fewer regions than asked for, and no page limit reached, means the range was finished.
+* Without an output buffer the kernel ignores masks and ``max_pages`` for memory mapped by single pages (its
+  "exclusive" fast path, 12f6b01a0bcb, "fs/proc/task_mmu: add fast paths to get/clear PAGE_IS_WRITTEN flag", 6.7), and
+  before 6.17 (28aa29986dde, "fs/proc/task_mmu: check p->vec_buf for NULL") it could crash. So pagescan always passes
+  one, also for `Op.WP` alone.
+* Protecting part of a hugetlb page makes no progress, silently; it is refused before the call (``checks.py``).
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..abi import (
+    END,
+    MAX_PAGES,
+    PM_SCAN_CHECK_WPASYNC,
+    PM_SCAN_WP_MATCHING,
+    REGION_DTYPE,
+    START,
+    VEC,
+    WALK_END,
+    Pagemap,
+    pack_scan_argument,
+)
+from ..errors import Closed, NoProgress
+from ..query import Category, Op, Query
+from ..ranges import Regions
+from .checks import ADDRESS_LIMIT, batch_regions, check_numbers, known_only, refuse_partial_huge_pages
+from .explain import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+_WRITTEN = int(Category.WRITTEN)
+_WPALLOWED = int(Category.WPALLOWED)
+#: So many regions are copied without a thought. Of a longer answer, one that fills less than this share (1 / it) of the
+#: buffer is copied, so that keeping it does not keep the whole buffer.
+_COPIED = 2048
+_HAND_OUT_SHARE = 16
+
+
+class _Buffer(NamedTuple):
+    """A result buffer (as bytes and as regions), its address, and the call that has the kernel write to it."""
+
+    memory: bytearray
+    vec: NDArray[np.void]
+    address: int
+    call: Callable[[], int]
+
+
+class Scan:
+    """What one call answered.
+
+    Attributes:
+        regions: structured array (fields ``start``, ``end`` exclusive, ``categories``; uint64; addresses in bytes),
+            a view of the buffer the kernel wrote to.
+        walk_end: the address up to which the range was examined (repaired); call again from here.
+        complete: whether that is the end of the range.
+        unknown: categories that were asked for and that this kernel does not know: unknown, rather than absent.
+    """
+
+    __slots__ = ("complete", "page_size", "regions", "unknown", "walk_end")
+
+    def __init__(self, regions: NDArray[np.void], walk_end: int, complete: bool, unknown: Category, page_size: int):
+        self.regions = regions
+        self.walk_end = walk_end
+        self.complete = complete
+        self.unknown = unknown
+        self.page_size = page_size
+
+    def to_regions(self) -> Regions:
+        """The same as a :class:`Regions` value."""
+        return Regions.merged(self.regions, page_size=self.page_size, unknown=self.unknown)
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "to be continued"
+        return f"<Scan: {len(self.regions)} regions up to {self.walk_end:#x}, {state}>"
+
+
+class PreparedScan:
+    """One scan, its argument and result buffers made once. Not for two threads at a time.
+
+    ``run()`` makes the call and returns the number of regions; ``regions``, ``walk_end`` and ``complete`` then tell
+    of the last run, until the next. ``scan()`` makes the call and returns a :class:`Scan` of its own.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_argument",
+        "_buffer",
+        "_call",
+        "_count",
+        "_end",
+        "_flags",
+        "_idle",
+        "_impossible",
+        "_lent",
+        "_loop",
+        "_mark_untracked",
+        "_max_pages",
+        "_memory",
+        "_pagemap",
+        "_protects",
+        "_rare",
+        "_start",
+        "_strip",
+        "_vec",
+        "_vec_len",
+        "_words",
+        "page_size",
+        "unknown",
+    )
+
+    def __init__(
+        self,
+        pagemap: Pagemap,
+        start: int,
+        length: int,
+        ops: int,
+        required_mask: int,
+        anyof_mask: int,
+        excluded_mask: int,
+        return_mask: int,
+        max_pages: int,
+        vec_len: int,
+        require_wp_async: bool | None,
+    ):
+        self.page_size = page_size = pagemap.space.page_size
+        check_numbers(start, length, ops, max_pages, vec_len, page_size)
+        query = Query(int(required_mask), int(anyof_mask), int(excluded_mask), int(return_mask))
+        returned, self.unknown = known_only(pagemap, query)
+        self._pagemap = pagemap
+        self._start = start
+        self._end = start + -(-length // page_size) * page_size
+        self._max_pages = max_pages
+        self._vec_len = vec_len
+        self._loop = not ops & Op.GET
+        self._count = 0
+        if require_wp_async is None:
+            require_wp_async = bool(query.asked & _WRITTEN or ops & Op.WP)
+        required = query.required
+        if query.asked & _WRITTEN and not require_wp_async:
+            required |= _WPALLOWED
+        # What nobody tracks has every page's WRITTEN bit set before 7.3; only WPALLOWED tells it from the truth.
+        self._mark_untracked = bool(returned & _WRITTEN) and not (require_wp_async or required & _WPALLOWED)
+        self._strip = 0 if returned & _WPALLOWED else _WPALLOWED
+        masks = Query(required, query.anyof, query.excluded, returned)
+        self._impossible = masks.impossible
+        encoded = (Query() if masks.impossible else masks).encode()
+        self._flags = PM_SCAN_WP_MATCHING if ops & Op.WP else 0
+        self._argument = pack_scan_argument(
+            flags=self._flags | (PM_SCAN_CHECK_WPASYNC if require_wp_async else 0),
+            start=start,
+            end=self._end,
+            vec_len=vec_len,
+            max_pages=max_pages,
+            category_inverted=encoded.inverted,
+            category_mask=encoded.mask,
+            category_anyof_mask=encoded.anyof,
+            return_mask=0 if self._loop else returned | (_WPALLOWED if self._mark_untracked else 0),
+        )
+        self._words = memoryview(self._argument).cast("Q")
+        self._rare = self._impossible or self._loop
+        self._protects = bool(ops & Op.WP) and not query.asked & _WRITTEN
+        if ops & Op.WP and not self._impossible:
+            refuse_partial_huge_pages(pagemap, start, self._end, max_pages)
+        self._idle: list[_Buffer] = []
+        self._lent: dict[int, tuple[Any, _Buffer]] = {}
+        self._use(self._new_buffer())
+
+    def _new_buffer(self) -> _Buffer:
+        memory = bytearray(self._vec_len * REGION_DTYPE.itemsize)
+        vec = np.frombuffer(memory, REGION_DTYPE)
+        return _Buffer(memory, vec, vec.ctypes.data, self._pagemap.bind(self._argument, vec))
+
+    def _use(self, buffer: _Buffer) -> None:
+        """Have the next call write to this result buffer."""
+        self._buffer = buffer
+        self._memory, self._vec, self._words[VEC], self._call = buffer
+
+    def hand_out(self) -> NDArray[np.void]:
+        """The regions of the last run as an array that no later run writes to.
+
+        A few regions are copied. Many keep the buffer that the kernel wrote to, and the next run takes another; the
+        buffer comes back for use when the last array that views it is gone.
+        """
+        count = self._count
+        if self._mark_untracked:
+            return self.regions.copy()
+        if count <= _COPIED or count * _HAND_OUT_SHARE < self._vec_len:
+            return self._copied(count)
+        # An array of its own (its base is no array), so that views of it keep it alive, and it alone.
+        handed: NDArray[np.void] = np.frombuffer(self._vec, REGION_DTYPE, count)
+        watch = weakref.ref(handed, self._returned)
+        self._lent[id(watch)] = watch, self._buffer
+        self._use(self._idle.pop() if self._idle else self._new_buffer())
+        return handed
+
+    def _copied(self, count: int) -> NDArray[np.void]:
+        """The first regions, copied as bytes: numpy copies structures field by field, at ten times the cost."""
+        return np.frombuffer(self._memory[: count * REGION_DTYPE.itemsize], REGION_DTYPE)
+
+    def _returned(self, watch: object) -> None:
+        """Nobody views a lent buffer any more."""
+        self._idle.append(self._lent.pop(id(watch))[1])
+
+    def run(self) -> int:
+        """Make the call; returns how many regions the answer has. Errors as :func:`pagemap_scan`."""
+        if self._rare:
+            return self._run_rare()
+        try:
+            self._count = count = self._call()
+        except (OSError, ValueError) as error:
+            raise self._explained(error) from None
+        return count
+
+    def _run_rare(self) -> int:
+        """A query that never matches, or protecting without reporting: walk to the end, keep nothing."""
+        self._count = 0
+        if self._impossible:
+            return 0
+        position = self._start
+        left = self._max_pages
+        while position < self._end:
+            self._words[START] = position
+            try:
+                self._count = self._call()
+            except (OSError, ValueError) as error:
+                raise self._explained(error) from None
+            position = self._advanced(position)
+            if left:
+                left -= self._pages()
+                self._words[MAX_PAGES] = left
+                if left <= 0:
+                    break
+        self._words[START] = self._start
+        self._words[MAX_PAGES] = self._max_pages
+        self._words[WALK_END] = position
+        self._count = 0
+        return 0
+
+    def _pages(self) -> int:
+        found = self._vec[: self._count]
+        return int((found["end"] - found["start"]).sum()) // self.page_size
+
+    def _advanced(self, position: int) -> int:
+        """Where the scan that began at ``position`` got to: the repaired ``walk_end``. Raises NoProgress."""
+        count = self._count
+        walk_end: int = self._words[WALK_END]
+        if walk_end >= self._end:
+            return self._end  # stale it may be too small, never too large
+        if count >= self._vec_len or (self._words[MAX_PAGES] and self._pages() >= self._words[MAX_PAGES]):
+            return min(max(walk_end, int(self._vec["end"][count - 1])), self._end)
+        if count > batch_regions(self.page_size):
+            return self._end
+        if self._flags & PM_SCAN_WP_MATCHING:
+            # A huge page that was cut by max_pages was split, and its small pages then did not match: all was examined
+            # (6.18). The other cause would be part of a hugetlb page; that is refused beforehand, and here once more,
+            # in case the memory was mapped anew since.
+            refuse_partial_huge_pages(self._pagemap, position, self._end, 0)
+            return self._end
+        raise NoProgress(
+            f"PAGEMAP_SCAN of {position:#x}-{self._end:#x} in {self._pagemap.space.label} stopped at {walk_end:#x} "
+            f"with {count} regions and room for {self._vec_len}",
+            hint="a call that only looks always gets to the end; this kernel does something pagescan does not know",
+        )
+
+    @property
+    def regions(self) -> NDArray[np.void]:
+        """The regions of the last run: a view into the buffer that the next run overwrites."""
+        found = self._vec[: self._count]
+        return self._told_apart(found) if self._mark_untracked else found
+
+    def _told_apart(self, found: NDArray[np.void]) -> NDArray[np.void]:
+        """WRITTEN taken from what nobody tracks, WPALLOWED from what did not ask for it, equal neighbours joined."""
+        categories = found["categories"]
+        categories[(categories & np.uint64(_WPALLOWED)) == 0] &= np.uint64(~_WRITTEN & (ADDRESS_LIMIT - 1))
+        if self._strip:
+            categories &= np.uint64(~self._strip & (ADDRESS_LIMIT - 1))
+        return Regions.merged(found).to_records()
+
+    @property
+    def walk_end(self) -> int:
+        """The address up to which the last run examined the range (repaired)."""
+        if self._impossible:
+            return self._end
+        return int(self._words[WALK_END]) if self._loop else self._advanced(self._start)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last run examined the whole range."""
+        return self.walk_end >= self._end
+
+    def scan(self) -> Scan:
+        """Make the call; the answer stays valid whatever is run later."""
+        # The hottest path of level 1: the common cases are spelt out.
+        count, end = self.run(), self._end
+        walk_end = end if self._words[WALK_END] >= end else self.walk_end
+        if not count:
+            regions = _NOTHING
+        elif count <= _COPIED and not self._mark_untracked:
+            regions = self._copied(count)
+        else:
+            regions = self.hand_out()
+        return Scan(regions, walk_end, walk_end >= end, self.unknown, self.page_size)
+
+    def move(self, start: int, end: int) -> None:
+        """Ask the same of another range: page-aligned addresses. For trackers and walks, which align by themselves."""
+        self._start = self._words[START] = start
+        self._end = self._words[END] = end
+
+    def limit(self, max_pages: int) -> None:
+        """Change ``max_pages``."""
+        self._max_pages = self._words[MAX_PAGES] = max_pages
+
+    def _explained(self, error: OSError | ValueError) -> Exception:
+        if not isinstance(error, OSError):
+            return Closed("the pagemap was closed; it cannot be scanned", hint="open another one: Pagemap.open(...)")
+        return explain(error, self._pagemap, self._start, self._end, protecting=self._protects)
+
+
+_NOTHING = np.zeros(0, dtype=REGION_DTYPE)
+_NOTHING.flags.writeable = False
