@@ -27,7 +27,8 @@ libc.mremap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctype
 libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-def new(pages, at=None, flags=0x22, prot=3): return libc.mmap(at, pages * PAGE, prot, flags | (0x10 if at else 0), -1, 0)
+def new(pages, at=None, flags=0x22, prot=3):
+    return libc.mmap(at, pages * PAGE, prot, flags | (0x10 if at else 0), -1, 0)
 def put(at, page, value=1): ctypes.memset(at + page * PAGE, value, 1)
 def fill(at, pages):
     for page in range(pages): put(at, page)
@@ -47,7 +48,8 @@ class Target:
         self.process = subprocess.Popen(
             [sys.executable, "-c", TARGET], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         assert self.stdout.readline() == "ready\n"
         self.pid = self.process.pid
@@ -297,7 +299,8 @@ class TestSpawn:
         code = "import mmap; m = mmap.mmap(-1, 1 << 20); m[:] = b'x' * (1 << 20); input()"
         with pagescan.spawn([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as tracker:
             popen = tracker.popen
-            assert popen and popen.stdin
+            assert popen
+            assert popen.stdin
             seen = 0
             while seen < 256:
                 seen += tracker.take().page_count
@@ -361,7 +364,8 @@ def test_a_replica_of_a_process_with_writing_threads_ends_equal(tmp_path):
     except FileNotFoundError:
         pytest.skip("no gcc to compile the writer")
     with subprocess.Popen([tmp_path / "writer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as writer:
-        assert writer.stdin and writer.stdout
+        assert writer.stdin
+        assert writer.stdout
         at = int(writer.stdout.readline())
         whole = Regions.span(at, at + 1024 * 4096)
         with pagescan.attach(writer.pid) as tracker:
@@ -391,7 +395,11 @@ def test_a_replica_of_a_process_with_writing_threads_ends_equal(tmp_path):
 
 def test_killing_the_tracker_leaves_the_target_unharmed(target):
     at = target.area(4)
-    code = f"import pagescan, os, signal; t = pagescan.attach({target.pid}); t.take(); os.kill(os.getpid(), signal.SIGKILL)"
+    code = f"""
+import os, signal, pagescan
+pagescan.attach({target.pid}).take()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run([sys.executable, "-c", code], env=env, timeout=30, check=False)
     assert done.returncode == -signal.SIGKILL
