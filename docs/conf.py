@@ -5,6 +5,8 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
+from pagescan.cli import COMMANDS, load
+
 _project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
 
 project = "pagescan"
@@ -28,3 +30,10 @@ html_title = f"pagescan {release}"
 html_copy_source = False
 # The pages work from a folder, without a network: no web fonts, no remote script.
 html_show_sphinx = False
+
+# One manual page a command, from the page of the same name: pagescan-record(1).
+man_pages = [
+    (f"commands/{name}", f"pagescan-{name}", (command.__doc__ or "").split("\n")[0].rstrip("."), author, 1)
+    for name, command in load(COMMANDS).items()
+    if (Path(__file__).parent / "commands" / f"{name}.md").exists()
+]

@@ -14,13 +14,14 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pagescan.cli.model_look import Cell, Strip
 from pagescan.cli.model_stage import Scene, Stage, Step, page_words
 from pagescan.cli.model_stories import find_story
 from pagescan.cli.model_view import PROTECTED, WRITTEN, bit_of, page_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from pagescan.cli.model_look import Cell, Strip
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 800
@@ -133,9 +134,9 @@ def draw_entry(drawing: Drawing, cell: Cell, x: int, y: int, width: int) -> None
     word, kind = WORDS[cell.kind]
     drawing.box(x, y, width, BOX, f"box {kind}")
     middle = x + width // 2
-    if cell.frame is None:
+    if cell.frame is None and word:
         drawing.text(middle, y + BOX // 2 + 4, word, "mid dim" if kind in ("empty", "marker") else "mid")
-    else:
+    elif cell.frame is not None:
         drawing.text(middle, y + 14, word, "mid")
         drawing.text(middle, y + 28, f"frame {cell.frame}", "mid small")
     bit = bit_of(cell)

@@ -158,9 +158,12 @@ class Mapping:
 class Pagemap(Protocol):
     """An open pagemap: the descriptor that ``PAGEMAP_SCAN`` is called on."""
 
-    space: AddressSpace
     #: Scans made ready by the layer above, by their arguments; empty at first.
     prepared_scans: dict[Any, Any]
+
+    @property
+    def space(self) -> AddressSpace:
+        """The address space it was opened for."""
 
     @property
     def known(self) -> Category:
@@ -260,3 +263,8 @@ class LocatedBuffer(Protocol):
     address: int
     nbytes: int
     itemsize: int
+
+
+#: No process has memory from here on, on any architecture. Addresses above are refused before they reach the kernel:
+#: arm64 ignores the topmost byte (untagged_addr() in fs/proc/task_mmu.c), and would scan from 0 for 1 << 63.
+USER_LIMIT = 1 << 56

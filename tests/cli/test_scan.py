@@ -275,7 +275,7 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            ([], "one of the arguments -p/--pid --self is required"),
+            ([], "one of the arguments -p/--pid --self --model is required"),
             (["-p", "abc"], "'abc' is no whole number above 0"),
             (["-p", "0"], "'0' is no whole number above 0"),
             (["-p", "-1"], "'-1' is no whole number above 0"),

@@ -17,6 +17,8 @@ import pytest
 
 PAGE = mmap.PAGESIZE
 HUGE = 2 << 20
+#: MAP_HUGETLB, of this size: arm64 with 16 KiB pages has pages of 32 MiB by default.
+MAP_HUGE_2MB = 0x40000 | 21 << 26
 PAGES = 16
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -176,8 +178,7 @@ def huge_pages_reserved(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hugetlb(kind: str, flags: int) -> Iterator[Memory]:
-    map_hugetlb = 0x40000
-    with huge_pages_reserved(8), _mapped(kind, flags | map_hugetlb, nbytes=4 * HUGE, unit=HUGE) as memory:
+    with huge_pages_reserved(8), _mapped(kind, flags | MAP_HUGE_2MB, nbytes=4 * HUGE, unit=HUGE) as memory:
         yield memory
 
 

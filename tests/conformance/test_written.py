@@ -5,6 +5,8 @@ The machines are this kernel, and the model with the behaviour and the bugs of s
 
 from __future__ import annotations
 
+import mmap
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,14 +17,21 @@ import pagescan
 from pagescan import Category, Quality
 from pagescan.query import ALL_CATEGORIES
 
-from . import kernel_memory, model_memory
+from . import model_memory
 
-PAGE = kernel_memory.PAGE
+if sys.platform == "linux":
+    from . import kernel_memory
+
+    KERNEL_KINDS: tuple[str, ...] = kernel_memory.KIND_NAMES
+else:  # kernel_memory calls the C library
+    KERNEL_KINDS = ()
+
+PAGE = mmap.PAGESIZE
 MACHINES = ("kernel", *(f"model-{behaviour}" for behaviour in model_memory.BEHAVIOURS))
 EVERYWHERE = [
     (machine, kind)
     for machine in MACHINES
-    for kind in (kernel_memory.KIND_NAMES if machine == "kernel" else model_memory.KIND_NAMES)
+    for kind in (KERNEL_KINDS if machine == "kernel" else model_memory.KIND_NAMES)
 ]
 
 

@@ -181,8 +181,8 @@ def _shortened(kernel: Any, model: Any) -> tuple[Any, Any]:
 def run(pair: Pair, history: Sequence[Operation]) -> Difference | None:
     """A whole history from an empty arena; the difference, if there is one."""
     pair.restart()
-    pair.apply(("open_uffd",))
     try:
+        pair.apply(("open_uffd",))
         for operation in history:
             pair.apply(operation)
     except Difference as difference:

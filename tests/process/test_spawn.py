@@ -57,7 +57,7 @@ def test_it_stands_before_its_first_instruction():
     spawned.space.close()
 
 
-def test_every_write_of_its_life_can_be_tracked():
+def test_every_write_of_its_life_can_be_tracked(tracking):
     """Registered before the first instruction: what the loader writes is seen."""
     with spawn_stopped([*targets.python("print('ready', flush=True); input()")], stdin=-1, stdout=-1) as spawned:
         stack = next(m for m in spawned.space.mappings() if m.name == "[stack]")

@@ -24,7 +24,8 @@ from pagescan import (
 )
 from pagescan.abi import TRACKING_FEATURES
 from pagescan.kernel.userfaultfd import open_userfaultfd
-from tests.conformance.kernel_memory import HUGE, array_at, huge_pages_reserved, libc, raw_mmap
+from tests.conformance import model_memory
+from tests.conformance.kernel_memory import HUGE, MAP_HUGE_2MB, array_at, huge_pages_reserved, libc, raw_mmap
 
 PAGE = mmap.PAGESIZE
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -133,7 +134,9 @@ class TestMasks:
         armed.write(2)
         libc.madvise(armed.at + 5 * PAGE, PAGE, 4)
         anyof: dict[str, Any] = {"anyof_mask": Category.FILE | Category.SWAPPED | Category.WRITTEN, "return_mask": 0}
-        assert armed.pages(pagemap_scan(pagemap, armed.at, armed.nbytes, **anyof)) == [(2, 3), (5, 6)]
+        # Before 6.12.103 and 7.2 this form does not report what was dropped (bug dropped-unreported).
+        dropped = [(5, 6)] if pagemap.space.prove_tracking().reports_dropped else []
+        assert armed.pages(pagemap_scan(pagemap, armed.at, armed.nbytes, **anyof)) == [(2, 3), *dropped]
 
     def test_anyof_partly_excluded(self, pagemap, armed):
         armed.write(2)
@@ -287,7 +290,7 @@ class TestUntracked:
     def test_returned_alone_it_is_not_set(self, pagemap, plain):
         scan = pagemap_scan(pagemap, plain, 4 * PAGE)
         assert len(scan.regions) == 1
-        assert scan.regions["categories"][0] == int(Category.PRESENT)
+        assert int(scan.regions["categories"][0]) & ~Category.SOFT_DIRTY == Category.PRESENT
 
     def test_returned_alone_it_is_told_of_what_is_tracked(self, pagemap, armed):
         armed.write(3)
@@ -346,7 +349,7 @@ class TestHugePages:
         with huge_pages_reserved(4):
             made = Armed.__new__(Armed)
             made.nbytes = 4 * HUGE
-            made.at = raw_mmap(made.nbytes, PRIVATE | 0x40000)
+            made.at = raw_mmap(made.nbytes, PRIVATE | MAP_HUGE_2MB)
             made.array = array_at(made.at, made.nbytes)
             made.array[::PAGE] = 1
             made.uffd = open_userfaultfd(TRACKING_FEATURES)
@@ -357,20 +360,38 @@ class TestHugePages:
 
     def test_one_byte_is_one_huge_page(self, pagemap, huge):
         huge.array[HUGE + 5] = 9
-        assert huge.pages(pagemap_scan(pagemap, huge.at, huge.nbytes, ops=GET_WP, **WRITTEN)) == [(512, 1024)]
+        assert huge.pages(pagemap_scan(pagemap, huge.at, huge.nbytes, ops=GET_WP, **WRITTEN)) == [
+            (HUGE // PAGE, 2 * HUGE // PAGE)
+        ]
         assert huge.pages(pagemap_scan(pagemap, huge.at, huge.nbytes, ops=GET_WP, **WRITTEN)) == []
 
     def test_looking_at_part_of_a_huge_page(self, pagemap, huge):
         huge.array[HUGE + 5] = 9
-        assert huge.pages(pagemap_scan(pagemap, huge.at + HUGE + PAGE, 2 * PAGE, **WRITTEN)) == [(513, 515)]
+        first = HUGE // PAGE + 1
+        assert huge.pages(pagemap_scan(pagemap, huge.at + first * PAGE, 2 * PAGE, **WRITTEN)) == [(first, first + 2)]
 
     def test_protecting_part_of_a_huge_page_is_refused_before_anything_is_done(self, pagemap, huge):
         huge.array[::HUGE] = 9
         for start, end in ((huge.at + PAGE, huge.at + 2 * HUGE), (huge.at, huge.at + HUGE + PAGE)):
             with pytest.raises(InvalidArgument, match="whole huge pages only"):
                 pagemap_scan(pagemap, start, end - start, ops=GET_WP, **WRITTEN)
-        assert huge.pages(pagemap_scan(pagemap, huge.at, huge.nbytes, **WRITTEN)) == [(0, 2048)]
+        assert huge.pages(pagemap_scan(pagemap, huge.at, huge.nbytes, **WRITTEN)) == [(0, 4 * HUGE // PAGE)]
 
     def test_max_pages_that_could_stop_inside_one_is_refused(self, pagemap, huge):
         with pytest.raises(InvalidArgument, match="max_pages"):
             pagemap_scan(pagemap, huge.at, huge.nbytes, ops=GET_WP, max_pages=1, **WRITTEN)
+
+
+@pytest.mark.parametrize("behaviour", ["6.7", "6.12", "6.18", "7.3"])
+@pytest.mark.parametrize("masks", [{}, {"required_mask": Category.WRITTEN}])
+def test_wp_alone_protects_untouched_pages_on_every_release(behaviour, masks):
+    """On the model: beside a touched page lie empty entries of its page table, which older releases pass over."""
+    with model_memory.memory_of("anonymous-private", behaviour) as memory:
+        memory.poke(0, 1)
+        with memory.process.open_userfaultfd(TRACKING_FEATURES) as uffd:
+            uffd.register(memory.address, 16 * 4096)
+            pagemap_scan(memory.process.pagemap, memory.address, 16 * 4096, ops=Op.WP, **masks)
+            memory.look(5 * 4096)
+            memory.poke(7 * 4096, 1)
+            found = pagemap_scan(memory.process.pagemap, memory.address, 16 * 4096, **WRITTEN).regions
+            assert [(int(r["start"]) - memory.address) // 4096 for r in found] == [7]

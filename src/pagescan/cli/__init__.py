@@ -14,7 +14,15 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 from .. import __version__
-from ..errors import AccessDenied, InvalidArgument, KernelCannot, NoSuchProcess, PagescanError, UnknownCategory
+from ..errors import (
+    AccessDenied,
+    DataCorrupt,
+    InvalidArgument,
+    KernelCannot,
+    NoSuchProcess,
+    PagescanError,
+    UnknownCategory,
+)
 from .command import Command, ExitCode
 
 if TYPE_CHECKING:
@@ -22,8 +30,13 @@ if TYPE_CHECKING:
 
 #: Every command: its name, and where its class is. A new command is one line here and one module.
 COMMANDS = {
+    "completion": "completion:Completion",
     "doctor": "doctor:Doctor",
+    "model": "model:Model",
+    "record": "record:Record",
+    "report": "report:ReportCommand",
     "scan": "scan:Scan",
+    "top": "top:Top",
 }
 
 #: The first class that an error is an instance of decides. What is not here is FAILED.
@@ -33,6 +46,7 @@ _EXIT_CODES: tuple[tuple[type[PagescanError], ExitCode], ...] = (
     (NoSuchProcess, ExitCode.NO_SUCH_PROCESS),
     (AccessDenied, ExitCode.NO_PERMISSION),
     (KernelCannot, ExitCode.KERNEL_CANNOT),
+    (DataCorrupt, ExitCode.DATA_CORRUPT),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..query import ALL_CATEGORIES, Category, Query, parse_categories
 from ..units import format_count, parse_range
@@ -41,12 +41,20 @@ class Scan:
       pagescan scan -p 1234
       pagescan scan -p 1234 --required file --excluded present,swapped --regions
       pagescan scan -p 1234 --range 0x7f0000000000+64M --json
+      pagescan scan --model
     """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         target = parser.add_mutually_exclusive_group(required=True)
         target.add_argument("-p", "--pid", type=parsed_by(positive), help="the process to look at")
         target.add_argument("--self", action="store_true", dest="own", help="look at this very process, to try it out")
+        target.add_argument(
+            "--model",
+            nargs="?",
+            const="workload",
+            metavar="STORY",
+            help="look at a process of the model, after a story of `pagescan model` (workload); works on any system",
+        )
         masks = parser.add_argument_group("which pages")
         categories = parsed_by(parse_categories)
         for name, text in (
@@ -124,7 +132,7 @@ def look(options: argparse.Namespace) -> Answer:
     from ..scanning.walk import scan
     from .by_mapping import clip
 
-    space = _space(options)
+    pid, space = _target(options)
     start, end = options.range or (None, None)
     mappings = clip(space.mappings(), *_whole_pages(start, end, space.page_size))
     query = Query(int(options.required), _anyof(options), int(options.excluded), int(options.returned))
@@ -140,15 +148,21 @@ def look(options: argparse.Namespace) -> Answer:
         untracked="skip",
     )
     tracked = scan(space, start=start, end=end, required_mask=Category.WPALLOWED, return_mask=0)
-    pid = os.getpid() if options.own else options.pid
     return Answer(pid, space.label, space.page_size, query, mappings, regions, tracked)
 
 
-def _space(options: argparse.Namespace) -> AddressSpace:
+def _target(options: argparse.Namespace) -> tuple[int, AddressSpace]:
+    """The process to look at: its number, and its memory."""
+    if options.model is not None:
+        from .model_stories import act_out
+
+        process = act_out(options.model)
+        return process.pid, cast("AddressSpace", process)
     from ..process.current import current_space
     from ..process.process import Process
 
-    return current_space() if options.own or options.pid == os.getpid() else Process(options.pid).space
+    pid = os.getpid() if options.own else options.pid
+    return pid, current_space() if pid == os.getpid() else Process(pid).space
 
 
 def _anyof(options: argparse.Namespace) -> int:

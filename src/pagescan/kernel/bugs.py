@@ -135,6 +135,7 @@ def silent_after_exit() -> tuple[bool, str]:
         pagemap = Pagemap.open(other.pid)
     with pagemap, Trial() as trial:
         pages = trial.pages(1)
+        _ = trial.pagemap.known  # KernelCannot without PAGEMAP_SCAN
         trial.pagemap.close()
         trial.pagemap = pagemap
         try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from ..abi import pack_scan_argument
+from ..abi import USER_LIMIT, pack_scan_argument
 from ..errors import Closed, InvalidArgument, KernelCannot
 from ..query import Category
 from .ioctl import PAGEMAP_SCAN
@@ -123,7 +123,14 @@ class Pagemap:
         """
         pid = os.getpid() if target == "self" else target
         space = cls._space_of(pid)
-        return cls(open_process_file(pid, "pagemap"), space, pid)
+        file = open_process_file(pid, "pagemap")
+        # Before 65c66047259f ("proc: fix the issue of proc_mem_open returning NULL"; 6.16, 6.12.59) the pagemap of a
+        # kernel thread opens, and PAGEMAP_SCAN on it crashes the kernel (seen on 6.12.43). It reads as empty.
+        if target != "self" and not os.pread(file.fileno(), 8, 0):
+            file.close()
+            gone = ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            raise process_error(gone, pid, f"open /proc/{pid}/pagemap")
+        return cls(file, space, pid)
 
     @property
     def closed(self) -> bool:
@@ -174,6 +181,8 @@ class Pagemap:
             raise InvalidArgument(
                 f"[{start:#x}, {end:#x}) does not begin on a page of {PAGE_SIZE} bytes, or is no range"
             )
+        if end > USER_LIMIT:
+            raise InvalidArgument(f"page {start:#x} is beyond the address space of {self.space.label}")
         entries = np.empty(-(-(end - start) // PAGE_SIZE), np.uint64)
         self._read(entries.view(np.uint8).data, 8 * (start // PAGE_SIZE))
         return entries

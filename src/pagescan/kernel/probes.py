@@ -214,6 +214,7 @@ def soft_dirty() -> Outcome:
 
 def guard() -> Outcome:
     with Trial() as trial:
+        require(trial, Category.GUARD)
         pages = trial.pages(4)
         try:
             memory.madvise(pages.address(1), pages.size, memory.Advice.GUARD_INSTALL)
@@ -221,7 +222,6 @@ def guard() -> Outcome:
             if error.errno != errno.EINVAL:
                 raise
             raise KernelCannot("this kernel has no MADV_GUARD_INSTALL; Linux 6.13 brought it") from error
-        require(trial, Category.GUARD)
         return compare(_having(trial, pages, Category.GUARD), [1], "made page 1 of 4 a guard region", "a guard")
 
 

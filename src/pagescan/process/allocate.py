@@ -12,7 +12,8 @@ from ..errors import InvalidArgument, KernelCannot
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
-_HUGE = 2 << 20
+#: What one entry of the second-lowest page table covers, as entries have 8 bytes: 2 MiB for 4 KiB pages, 32 for 16 KiB.
+_HUGE = mmap.PAGESIZE * (mmap.PAGESIZE // 8)
 
 
 class OwnPages(mmap.mmap):
@@ -58,7 +59,7 @@ def _private() -> dict[str, Any]:
 
 
 def _huge_memory(nbytes: int) -> memoryview:
-    """Memory that begins at a 2 MiB boundary, populated with huge pages where the kernel gives them."""
+    """Memory that begins at a huge page's boundary, populated with huge pages where the kernel gives them."""
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         raise KernelCannot("huge=True needs transparent huge pages, which Linux alone has", hint="leave huge out")
     # An aligned run of whole huge pages lies somewhere inside; the rest is never touched.
@@ -74,5 +75,5 @@ def _huge_memory(nbytes: int) -> memoryview:
             errno=error.errno,
         ) from None
     view = memoryview(area)[offset : offset + nbytes]
-    np.frombuffer(view, np.uint8)[::4096] = 0
+    np.frombuffer(view, np.uint8)[:: mmap.PAGESIZE] = 0
     return view

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..abi import USER_LIMIT
 from ..errors import InvalidArgument, UnknownCategory
 from ..query import Category, Op, Query, category_names
 
@@ -62,6 +63,11 @@ def check_numbers(start: int, length: int, ops: int, max_pages: int, vec_len: in
         raise InvalidArgument(
             f"start = {start:#x} is not an address at a page boundary",
             hint=f"pages are {page_size} bytes; round down to {start // page_size * page_size:#x}",
+        )
+    if length >= 0 and USER_LIMIT < start + length <= ADDRESS_LIMIT - page_size:
+        raise InvalidArgument(
+            f"{start:#x}-{start + length:#x} is not (wholly) in the user half of the address space",
+            hint="take addresses from the process's mappings",
         )
     if length < 0 or start + length > ADDRESS_LIMIT - page_size:
         raise InvalidArgument(

@@ -24,6 +24,7 @@ from ..abi import (
     PM_SCAN_CHECK_WPASYNC,
     PM_SCAN_WP_MATCHING,
     REGION_DTYPE,
+    SCAN_FIELDS,
     START,
     VEC,
     WALK_END,
@@ -31,7 +32,7 @@ from ..abi import (
     pack_scan_argument,
 )
 from ..errors import Closed, NoProgress
-from ..query import Category, Op, Query
+from ..query import Category, Masks, Op, Query
 from ..ranges import Regions
 from .checks import ADDRESS_LIMIT, batch_regions, check_numbers, known_only, refuse_partial_huge_pages
 from .explain import explain
@@ -47,6 +48,17 @@ _WPALLOWED = int(Category.WPALLOWED)
 #: buffer is copied, so that keeping it does not keep the whole buffer.
 _COPIED = 2048
 _HAND_OUT_SHARE = 16
+
+
+_MASK, _ANYOF, _RETURN = (SCAN_FIELDS.index(field) for field in ("category_mask", "category_anyof_mask", "return_mask"))
+
+
+def _reported(masks: Masks, returned: int, nothing: bool) -> int:
+    """The return mask: nothing for protecting alone, but WRITTEN where that is all that is asked, as only that form
+    reaches empty page table entries before 7.2 (the second fast path)."""
+    if not nothing:
+        return returned
+    return _WRITTEN if (masks.inverted, masks.mask, masks.anyof) == (0, _WRITTEN, 0) else 0
 
 
 class _Buffer(NamedTuple):
@@ -167,7 +179,7 @@ class PreparedScan:
             category_inverted=encoded.inverted,
             category_mask=encoded.mask,
             category_anyof_mask=encoded.anyof,
-            return_mask=0 if self._loop else returned | (_WPALLOWED if self._mark_untracked else 0),
+            return_mask=_reported(encoded, returned, self._loop) | (_WPALLOWED if self._mark_untracked else 0),
         )
         self._words = memoryview(self._argument).cast("Q")
         self._rare = self._impossible or self._loop
@@ -229,6 +241,19 @@ class PreparedScan:
         self._count = 0
         if self._impossible:
             return 0
+        position = self._protect()
+        if not self._words[_MASK] | self._words[_ANYOF] | self._max_pages:
+            # Before 7.2 a call without masks leaves the empty entries of a page table as they are; one that asks for
+            # WRITTEN alone does not. What is not WRITTEN is protected already, so together they protect everything.
+            self._words[_MASK] = self._words[_RETURN] = _WRITTEN
+            self._protect()
+            self._words[_MASK] = self._words[_RETURN] = 0
+        self._words[WALK_END] = position
+        self._count = 0
+        return 0
+
+    def _protect(self) -> int:
+        """Call until the range, or the page limit, is done; returns where that was."""
         position = self._start
         left = self._max_pages
         while position < self._end:
@@ -245,9 +270,7 @@ class PreparedScan:
                     break
         self._words[START] = self._start
         self._words[MAX_PAGES] = self._max_pages
-        self._words[WALK_END] = position
-        self._count = 0
-        return 0
+        return position
 
     def _pages(self) -> int:
         found = self._vec[: self._count]

@@ -1,0 +1,1 @@
+"""What scripts/test-kernels is made of: packages, images, guests and their results."""
