@@ -171,6 +171,21 @@ class TestProcess:
         assert recorded(path)[2].reason == "interrupted"
         assert not path.with_name(path.name + "-wal").exists()
 
+    def test_interrupt_in_the_background_of_a_script(self, target, path):
+        process = recorder(path, "-p", target.pid, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert (process.returncode, recorded(path)[2].reason) == (0, "interrupted")
+
+    def test_nohup(self, target, path):
+        process = recorder(path, "-p", target.pid, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        process.send_signal(signal.SIGHUP)
+        count = len(recorded(path)[1])
+        until(lambda: len(recorded(path)[1]) > count + 2)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        assert process.returncode == 0
+
     def test_exit_of_the_process_ends_it(self, path):
         with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
             process = recorder(path, "-p", child.pid)

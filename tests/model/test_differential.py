@@ -171,3 +171,20 @@ def test_a_difference_is_found(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> N
     difference = run(pair, PROBE)
     assert isinstance(difference, Difference)
     assert (difference.step, difference.what) == (6, "categories")
+
+
+#: Shortened histories in which the model was wrong once.
+MENDED: dict[str, list[Operation]] = {
+    # The first window of pages mapped around a fault begins where the mapping begins, and reaches into the next.
+    "fault-around": [
+        ("map", 7, 512, "memfd"),
+        ("fork",),
+        ("child-write", 15, 30, 183),
+        ("advise", 13, 9, "populate_read"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_histories_that_differed_once(pair: Pair, name: str) -> None:
+    assert run(pair, MENDED[name]) is None

@@ -65,10 +65,9 @@ class Target:
 @pytest.fixture
 def target() -> Iterator[Target]:
     one = Target()
-    yield one
-    one.tracker.detach()
-    one.popen.kill()
-    one.popen.communicate()
+    with one.popen, one.tracker:
+        yield one
+        one.popen.kill()
 
 
 def seen(source: ProcessSource) -> Seen:

@@ -208,7 +208,9 @@ class Signals:
 
     def __enter__(self) -> Self:
         for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            # nohup ignores SIGHUP, and means it. A shell ignores SIGINT for what a script starts with &; there it is
+            # how the script ends the recording.
+            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -200,13 +200,23 @@ def _map_file(mm: Mm, vma: Vma, pages: Pages, index: NDArray[np.int64], write: b
 
 def _fault_around(mm: Mm, vma: Vma, pages: Pages) -> None:
     """``do_fault_around()``: a read maps the neighbours too, if the file has them in memory. Not where registered."""
-    assert vma.file is not None
     count = max(FAULT_AROUND_BYTES // mm.page_size, 1)
+    start = vma.start // mm.page_size
+    # The window begins at a multiple of its size, or where the mapping or the page table begins, and keeps its size. So
+    # the mapping's first window may reach into the second; what it maps there does not fault, and opens no second one.
+    first_end = (start // count + 1) * count
+    if start % count and len(pages) and pages[0] < first_end:
+        _map_window(mm, vma, np.array([start]), count)
+        present = (mm.tables.entries.reshape(-1)[mm.tables.flat(pages)] & PRESENT) != 0
+        pages = pages[~present & (pages >= first_end)]
+    begin = np.maximum(np.maximum(pages // count * count, start), pages // mm.fanout * mm.fanout)
+    _map_window(mm, vma, np.unique(begin), count)
+
+
+def _map_window(mm: Mm, vma: Vma, begin: Pages, count: int) -> None:
+    """Map what the file has in memory of the windows of ``count`` pages that begin there, where nothing is mapped."""
+    assert vma.file is not None
     shift = vma.offset - vma.start // mm.page_size
-    # The window begins at a multiple of its size, or where the mapping or the page table begins, and keeps its size.
-    begin = np.unique(
-        np.maximum(np.maximum(pages // count * count, vma.start // mm.page_size), pages // mm.fanout * mm.fanout)
-    )
     around = begin[:, None] + np.arange(count)[None, :]
     around = around[around // mm.fanout == (begin // mm.fanout)[:, None]]
     around = np.unique(around[around < min(vma.end // mm.page_size, len(vma.file.frames) - shift)])
