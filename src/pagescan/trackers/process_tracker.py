@@ -306,7 +306,8 @@ class _Following:
         return Quality.EXACT, ""
 
     def _last_answer(self, reader: Reader, error: PagescanError) -> Written:
-        self._ended = not self.space.is_alive()
+        # Without its memory it is exiting, also where it is not gone yet; after an exec the new memory was found.
+        self._ended = not (self.space.is_alive() and self.space.holds())
         if not self._ended:
             raise error
         return Written.of(reader.pending, self.pages, Quality.LOST, "the process has exited; its memory is gone")
@@ -319,15 +320,21 @@ class _Following:
         found = Regions.empty(page_size=self.space.page_size)
         if not self.space.holds():
             self._follow_exec()
-        for _ in range(_ROUNDS):
-            self._forget(self.pages - self._mapped())
-            findings = self.engine.take(self.extents)
-            found |= findings.written
-            for loss in findings.losses:
-                self._forget(Regions.span(loss.extent.start, loss.extent.end, page_size=self.space.page_size))
-            found |= self._cover(self._missing(), arm=None).written
-            if not findings.losses:
-                break
+        try:
+            for _ in range(_ROUNDS):
+                self._forget(self.pages - self._mapped())
+                findings = self.engine.take(self.extents)
+                found |= findings.written
+                for loss in findings.losses:
+                    self._forget(Regions.span(loss.extent.start, loss.extent.end, page_size=self.space.page_size))
+                found |= self._cover(self._missing(), arm=None).written
+                if not findings.losses:
+                    break
+        except NoSuchProcess:
+            # It has exited meanwhile; what was found belongs to everybody's last answer.
+            for other in self._readers:
+                other.told(found)
+            raise
         for other in self._readers:
             if other is not reader:
                 other.told(found)
