@@ -252,6 +252,22 @@ class TestHoles:
         libc.munmap(at, size)
 
 
+    def test_a_page_given_back_twice_is_named_twice(self):
+        """Who read it when it was first named may have seen what was written to it in between."""
+        size = 1 << 30
+        at = raw_mmap(size, PRIVATE | NORESERVE)
+        array = array_at(at, size)
+        array[: 4 * PAGE] = 1
+        with pagescan.track(array) as tracker:
+            assert libc.madvise(at, PAGE, MADV_DONTNEED) == 0
+            assert tracker.take().slices(array) == [slice(0, PAGE)]
+            array[0] = 7
+            assert libc.madvise(at, PAGE, MADV_DONTNEED) == 0
+            assert tracker.take().slices(array) == [slice(0, PAGE)]
+            assert len(tracker.take()) == 0
+        libc.munmap(at, size)
+
+
 class TestHousekeeping:
     def test_merged_mappings_are_not_written(self):
         """Soft-dirty would call everything written after a merge of VMAs."""

@@ -17,6 +17,9 @@ written. So they are protected too; a marker needs a page table, 4 KiB for each 
 `HOLES_LIMIT` of holes, private anonymous memory is covered *sparsely*: only what is populated is protected, and
 memory that was given back is found by comparing what is populated now with what was.
 
+In sparse memory a page that was a hole at the last look and is one at this look is not named, though it may have been
+written to and given back in between: it held zeros then and holds zeros now.
+
 *hugetlb* is protected by whole huge pages; part of one is passed over silently, and scanning with WP over an empty one
 could lock up kernels before 7.2 (e92d92bbafb2). So it is armed by ``UFFDIO_WRITEPROTECT``. A huge page that is given
 back is never called WRITTEN: it leaves its marker behind if it was protected, and nothing if not. So empty ones are
@@ -215,14 +218,23 @@ class PagemapScanEngine:
         # A hole that was only read maps the page of zeros: WRITTEN in the tables, but zeros are what it held before.
         only_read = found.where(required=Category.PFNZERO) - self._populated
         written = (found - only_read).with_categories(Category.WRITTEN)
-        return self._with_dropped(written.to_records(), self._given_back(extent, remember=remember))
+        gone = self._given_back(extent, found, remember=remember)
+        if remember:
+            for region in gone:
+                # Named now, so somebody may read it from now on; if it is written to and given back once more before
+                # the next look, only a marker tells. (A write that falls before this is read by who reads afterwards.)
+                self._uffd.writeprotect(region.start, region.size)
+            self._populated |= gone
+        return self._with_dropped(written.to_records(), gone)
 
-    def _given_back(self, extent: Extent, *, remember: bool) -> Regions:
-        """What was populated when last taken and is no longer: its contents are gone."""
+    def _given_back(self, extent: Extent, found: Regions | None = None, *, remember: bool) -> Regions:
+        """What was populated when last taken, or when ``found`` just now, and is no longer: its contents are gone."""
         size = self._space.page_size
         if not self._remembers(extent):
             return Regions.empty(page_size=size)
         before = self._populated.clip(extent.start, extent.end)
+        if found:
+            before = before | found
         now = self._pages(self._look_present if self._huge(extent) else self._look_populated, extent)
         if remember:
             self._populated = (self._populated - Regions.span(extent.start, extent.end, page_size=size)) | now
