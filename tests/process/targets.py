@@ -347,7 +347,7 @@ def verdict(process: subprocess.Popen[str]) -> str:
 
 def wait_until_blocked(pid: int) -> None:
     """Return when the process sleeps (nothing tells of it, so it is asked)."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
         with open(f"/proc/{pid}/stat") as file:
             if file.read().rpartition(")")[2].split()[0] in "SD":

@@ -173,8 +173,9 @@ def test_pause_stops_looking(key):
         assert screen(app)[0].startswith(" PAUSED process 4321")
         assert source.looked == 1
         await pilot.press(key)  # going on looks at once
-        while app.state.looks < 2:
-            await pilot.pause(0.01)
+        async with asyncio.timeout(20):
+            while app.state.looks < 2:
+                await pilot.pause(0.01)
         await pilot.pause()
         assert screen(app)[0] == "process 4321  python train.py"
         assert source.looked == 2
@@ -188,8 +189,9 @@ def test_looks_are_taken_by_themselves():
     async def run():
         app = TopApp(source, SECOND // 100)
         async with app.run_test(size=(80, 24)) as pilot:
-            while not app.vitals.ended:
-                await pilot.pause(0.01)
+            async with asyncio.timeout(20):
+                while not app.vitals.ended:
+                    await pilot.pause(0.01)
             await pilot.pause()
             assert screen(app)[0].startswith(" ENDED: it returned 0 ")
 

@@ -24,7 +24,7 @@ SHORTEST_INTERVAL = 100 * MILLISECOND
 
 
 class Top:
-    """Show live what a process writes to: how fast, and where, by mapping.
+    """Show live what a process writes to, and how fast.
 
     One line a mapping: its size, the rate at which its pages become dirty, now and over the last minute, and where in
     it. The process is held still once, for a fraction of a millisecond, when tracking begins (a started command not at
