@@ -251,7 +251,6 @@ class TestHoles:
             assert len(tracker.take()) == 0
         libc.munmap(at, size)
 
-
     def test_a_page_given_back_twice_is_named_twice(self):
         """Who read it when it was first named may have seen what was written to it in between."""
         size = 1 << 30

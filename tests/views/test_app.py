@@ -132,7 +132,7 @@ def test_filter_narrows_while_it_is_typed_and_is_kept_by_enter():
         assert shown(app) == []
         await pilot.press("escape")
         assert app.choice.words == ()
-        assert not app.query_one("#prompt", Input).has_class("open")
+        assert not app.query_one("#prompt", Input).display
         assert len(shown(app)) == 3
 
     drive(Script(FIRST, BUSY), steps)

@@ -75,7 +75,6 @@ class TopApp(App[bool]):
     #header.tall { height: 3; }
     #table { height: 1fr; scrollbar-size: 1 1; scrollbar-gutter: stable; overflow-x: hidden; background: ansi_default; }
     #prompt { display: none; height: 1; border: none; padding: 0; background: ansi_default; }
-    #prompt.open { display: block; }
     HelpScreen { align: center middle; background: ansi_default; overflow-y: auto; }
     HelpScreen Static { width: auto; max-width: 100%; height: auto; }
     """
@@ -261,19 +260,19 @@ class TopApp(App[bool]):
 
     def action_filter(self) -> None:
         prompt = self.query_one("#prompt", Input)
-        prompt.add_class("open")
-        prompt.focus()
+        prompt.display = True
+        self.screen.set_focus(prompt)  # at once: focus() would leave fast keys to the table
 
     def on_input_changed(self, event: Input.Changed) -> None:
         self._choose(self.choice.filtered(event.value))
 
     def on_input_submitted(self) -> None:
-        self.query_one("#prompt").remove_class("open")
-        self._table.focus()
+        self.query_one("#prompt").display = False
+        self.screen.set_focus(self._table)
 
     def action_take_back(self) -> None:
         prompt = self.query_one("#prompt", Input)
-        if prompt.value or prompt.has_class("open"):
+        if prompt.value or prompt.display:
             prompt.value = ""
             self.on_input_submitted()
         else:
