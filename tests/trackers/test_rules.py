@@ -131,9 +131,15 @@ class TestFork:
             assert answer == "[0]"
 
 
+def apart() -> int:
+    """Four pages of private memory between two mappings without access, so that they merge with no neighbour."""
+    whole = raw_mmap(6 * PAGE, PRIVATE, prot=0)
+    return raw_mmap(4 * PAGE, PRIVATE | MAP_FIXED, address=whole + PAGE)
+
+
 class TestLostCoverage:
     def test_a_mapping_that_was_moved(self):
-        at = raw_mmap(4 * PAGE, PRIVATE)
+        at = apart()
         array = array_at(at, 4 * PAGE)
         array[:] = 1
         with pagescan.track(array) as tracker:
@@ -146,7 +152,7 @@ class TestLostCoverage:
         libc.munmap(new, 4 * PAGE)
 
     def test_a_mapping_that_was_replaced(self):
-        at = raw_mmap(4 * PAGE, PRIVATE)
+        at = apart()
         with pagescan.track(array_at(at, 4 * PAGE)) as tracker:
             raw_mmap(4 * PAGE, PRIVATE | MAP_FIXED, address=at)
             with pytest.raises(CoverageLost, match="mapped anew"):
@@ -154,7 +160,7 @@ class TestLostCoverage:
         libc.munmap(at, 4 * PAGE)
 
     def test_memory_that_was_unmapped_is_not_taken_for_clean(self):
-        at = raw_mmap(4 * PAGE, PRIVATE)
+        at = apart()
         tracker = pagescan.track(array_at(at, 4 * PAGE))
         libc.munmap(at + PAGE, PAGE)
         with pytest.raises(CoverageLost, match="no longer mapped"):
@@ -165,7 +171,7 @@ class TestLostCoverage:
         libc.munmap(at, 4 * PAGE)
 
     def test_what_was_found_elsewhere_is_kept(self, array):
-        at = raw_mmap(4 * PAGE, PRIVATE)
+        at = apart()
         gone = array_at(at, 4 * PAGE)
         with pagescan.track(array, gone, on_lost="report") as tracker:
             array[PAGE] = 2
@@ -178,7 +184,7 @@ class TestLostCoverage:
             assert tracker.take().quality is Quality.LOST
 
     def test_raising_loses_nothing(self, array):
-        at = raw_mmap(4 * PAGE, PRIVATE)
+        at = apart()
         with pagescan.track(array, array_at(at, 4 * PAGE)) as tracker:
             cursor = tracker.cursor()
             array[PAGE] = 2
