@@ -315,6 +315,8 @@ class TestSignalsToACommand:
         until(lambda: recorded(path)[2] is not None)
         assert recorded(path)[2].reason == "interrupted"
         assert process.poll() is None
+        # It waits once it has let go of the file and of the userfaultfd; a signal before that ends the letting go.
+        until(lambda: not any(str(path) in name or "userfaultfd" in name for name in open_names(process.pid)))
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
         assert process.returncode == 130
@@ -328,6 +330,15 @@ class TestSignalsToACommand:
         # The terminal may echo ^C before it.
         assert re.findall(r"SIGINT.*", screen.text) == ["SIGINT\r"], screen.text
         assert recorded(path)[2].reason == "exited"
+
+
+def open_names(pid):
+    """What the descriptors of a process stand for."""
+    names = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            names.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+    return names
 
 
 class Screen:
