@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("textual", reason="needs the package textual (the extra cli)")
 
+from textual.events import Paste
 from textual.pilot import Pilot
-from textual.widgets import Input
 
 from pagescan.errors import PagescanError
 from pagescan.units import SECOND
@@ -122,6 +122,7 @@ def test_filter_narrows_while_it_is_typed_and_is_kept_by_enter():
     async def steps(app, pilot):
         await take(app, pilot)
         await pilot.press("slash", *"lib")
+        assert screen(app)[-1] == "/lib   Enter keeps it, Esc takes it back"
         assert shown(app) == ["libz.so.1"]
         await pilot.press("enter", "s")
         assert app.choice == Choice(Column.MINUTE, words=("lib",))
@@ -132,8 +133,22 @@ def test_filter_narrows_while_it_is_typed_and_is_kept_by_enter():
         assert shown(app) == []
         await pilot.press("escape")
         assert app.choice.words == ()
-        assert not app.query_one("#prompt", Input).display
+        assert not app.typing
         assert len(shown(app)) == 3
+
+    drive(Script(FIRST, BUSY), steps)
+
+
+def test_filter_takes_what_is_pasted_and_forgets_it_at_ctrl_u():
+    async def steps(app, pilot):
+        await take(app, pilot)
+        await pilot.press("slash")
+        app.post_message(Paste("hea\nsecond line"))
+        await pilot.pause()
+        assert shown(app) == ["[heap]"]
+        await pilot.press("ctrl+u", "/")
+        assert app.choice.words == ("/",)
+        assert shown(app) == ["libz.so.1"]
 
     drive(Script(FIRST, BUSY), steps)
 

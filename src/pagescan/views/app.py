@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import App
 from textual.binding import Binding
 from textual.screen import ModalScreen
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from ..errors import PagescanError
 from ..units import SECOND
 from .choice import Choice, choose
 from .help import HELP
-from .layout import BLOCKS, Vitals, Widths, detail, header, heading, keys, legend
+from .layout import BLOCKS, Vitals, Widths, detail, header, heading, keys, legend, prompt
 from .pace import paced
 from .source import Ended, Seen
 from .state import State
@@ -27,13 +27,15 @@ from .widgets import Lines, Table
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
-    from textual.events import Key, Resize
+    from textual.events import Key, Paste, Resize
 
     from .source import Source
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: The mean CPU time of so many intervals says how often to look.
 _STEADY = 4
+#: The fewest lines of a screen that has each of these, too.
+_FOR_HEADING, _FOR_KEYS, _FOR_DETAIL, _FOR_HEADER = 3, 8, 10, 12
 
 
 class HelpScreen(ModalScreen[None]):
@@ -60,6 +62,8 @@ class TopApp(App[bool]):
         state: what is known now.
         choice: what is shown of it.
         vitals: what the header says of the watching itself.
+        typing: whether a filter is being typed.
+        words: the filter, as it was typed.
         failure: the error that ended the view, or None.
 
     Args:
@@ -74,7 +78,6 @@ class TopApp(App[bool]):
     #header, #heading, #detail, #keys { width: 1fr; height: 1; }
     #header.tall { height: 3; }
     #table { height: 1fr; scrollbar-size: 1 1; scrollbar-gutter: stable; overflow-x: hidden; background: ansi_default; }
-    #prompt { display: none; height: 1; border: none; padding: 0; background: ansi_default; }
     HelpScreen { align: center middle; background: ansi_default; overflow-y: auto; }
     HelpScreen Static { width: auto; max-width: 100%; height: auto; }
     """
@@ -97,6 +100,8 @@ class TopApp(App[bool]):
         self.source = source
         self.choice = Choice()
         self.vitals = Vitals(source.pid, source.command, interval_ns, paced_ns=interval_ns, recorded=source.recorded)
+        self.typing = False
+        self.words = ""
         self.failure: PagescanError | OSError | None = None
         first = source.start()
         self.state = State.start(first.time_ns, first.mappings)
@@ -110,13 +115,10 @@ class TopApp(App[bool]):
         yield Lines(id="heading")
         yield Table(id="table", alphabet=self._alphabet)
         yield Lines(id="detail")
-        yield Input(id="prompt", placeholder="words to look for", compact=True, select_on_focus=False)
         yield Lines(id="keys")
 
     def on_mount(self) -> None:
         self.theme = "ansi-dark"
-        prompt = self.query_one("#prompt", Input)
-        prompt.cursor_blink = False  # it would be the only thing that costs time between looks
         self._table.focus()
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
@@ -193,10 +195,9 @@ class TopApp(App[bool]):
 
     def on_resize(self, event: Resize) -> None:
         height = event.size.height
-        self.query_one("#header").set_class(height >= 12, "tall")
-        self.query_one("#heading").display = height >= 3
-        self.query_one("#detail").display = height >= 10
-        self.query_one("#keys").display = height >= 8
+        self.query_one("#header").set_class(height >= _FOR_HEADER, "tall")
+        self.query_one("#heading").display = height >= _FOR_HEADING
+        self.query_one("#detail").display = height >= _FOR_DETAIL
         self.call_after_refresh(self.show)
 
     def show(self) -> None:
@@ -207,7 +208,8 @@ class TopApp(App[bool]):
         table.show(self.state, choose(self.state, self.choice))
         widths = Widths.of(table.scrollable_content_region.width)
         self._lines("heading").show([heading(self.choice, widths, table.over_time)])
-        self._lines("keys").show([keys(self.choice, width)])
+        self._lines("keys").display = self.typing or self.size.height >= _FOR_KEYS
+        self._lines("keys").show([prompt(self.words, width) if self.typing else keys(self.choice, width)])
         self._show_detail()
 
     def _show_detail(self) -> None:
@@ -259,22 +261,39 @@ class TopApp(App[bool]):
         self.push_screen(HelpScreen())
 
     def action_filter(self) -> None:
-        prompt = self.query_one("#prompt", Input)
-        prompt.display = True
-        self.screen.set_focus(prompt)  # at once: focus() would leave fast keys to the table
+        self.typing = True
+        self.show()
 
-    def on_input_changed(self, event: Input.Changed) -> None:
-        self._choose(self.choice.filtered(event.value))
+    def on_key(self, event: Key) -> None:
+        """While a filter is typed, letters are letters.
 
-    def on_input_submitted(self) -> None:
-        self.query_one("#prompt").display = False
-        self.screen.set_focus(self._table)
+        Keys come here one after another in the order in which they were pressed; an Input widget would get those that
+        follow the "/" quickly only if it had the focus by then.
+        """
+        if not self.typing:
+            return
+        if event.key == "enter":
+            self.typing = False
+        elif event.key == "backspace":
+            self.words = self.words[:-1]
+        elif event.key == "ctrl+u":
+            self.words = ""
+        elif event.is_printable and event.character:
+            self.words += event.character
+        else:
+            return
+        event.prevent_default()  # no binding
+        self._choose(self.choice.filtered(self.words))
+
+    def on_paste(self, event: Paste) -> None:
+        if self.typing:
+            self.words += "".join(event.text.splitlines()[:1])
+            self._choose(self.choice.filtered(self.words))
 
     def action_take_back(self) -> None:
-        prompt = self.query_one("#prompt", Input)
-        if prompt.value or prompt.display:
-            prompt.value = ""
-            self.on_input_submitted()
+        if self.words or self.typing:
+            self.typing, self.words = False, ""
+            self.choice = self.choice.filtered("")
         else:
             self._table.chosen = None
-            self.show()
+        self.show()

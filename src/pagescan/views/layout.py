@@ -269,6 +269,12 @@ def keys(choice: Choice, width: int) -> list[Piece]:
     return fitted(line, width)
 
 
+def prompt(words: str, width: int) -> list[Piece]:
+    """A filter while it is typed."""
+    shown = cut(safe(words), max(1, width - 2))
+    return fitted([("/", "bold"), (shown, ""), (" ", "alert"), ("  Enter keeps it, Esc takes it back", "dim")], width)
+
+
 def fitted(line: list[Piece], width: int) -> list[Piece]:
     """The line cut to the width."""
     kept: list[Piece] = []
