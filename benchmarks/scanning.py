@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import pagescan
 from harness import Effort, Goal, Report, interleave, size_name, timed
-from native import CHECK_WPASYNC, PAGE, PAGEMAP_SCAN, REGION, WRITTEN, Memory, Native
+from native import CHECK_WPASYNC, PAGE, PAGEMAP_SCAN, WRITTEN, Memory, Native, regions
 from pagescan import Category
 from workload import SHARES, page_indexes, percent, random_pages, require_same
 
@@ -45,7 +45,7 @@ def _scan_range(
     pages = random_pages(memory.pages, share)
     native.write(memory, pages)
     vec_len = min(VEC_LEN, max(512, memory.pages))
-    vec = np.zeros(vec_len, dtype=REGION)
+    vec = regions(vec_len)
     scan, start, size, written = pagescan.pagemap_scan, memory.start, memory.size, Category.WRITTEN
 
     def ours() -> pagescan.Scan:
@@ -89,7 +89,7 @@ def _one_page(
     prepared = pagescan.prepare_scan(
         pagemap, memory.start, memory.size, required_mask=Category.WRITTEN, return_mask=Category.WRITTEN, vec_len=1
     )
-    vec = np.zeros(1, dtype=REGION)
+    vec = regions(1)
     assert prepared.run() == native.call(memory.start, memory.end, vec, 1)[1] == len(pages)
     require_same(page_indexes(prepared.regions, memory.start), pages, "the prepared scan")
     repeats = 2000

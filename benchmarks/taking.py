@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import pagescan
 from harness import Effort, Goal, Report, Row, interleave, size_name, timed
-from native import PAGE, REGION, Memory, Native
+from native import PAGE, Memory, Native, regions
 from workload import SHARES, page_indexes, percent, random_pages, require_same
 
 MIB = 1 << 20
@@ -21,7 +21,7 @@ VEC_LEN = 1 << 14
 def take(report: Report, native: Native, effort: Effort) -> None:
     """256 MiB, several shares of dirty pages. Both sides work on the same tracked memory, in turn."""
     memory = Memory(256 * MIB)
-    vec = np.zeros(4 * VEC_LEN, dtype=REGION)
+    vec = regions(4 * VEC_LEN)
     with pagescan.track(memory.array) as tracker:
         for share in SHARES:
             pages = random_pages(memory.pages, share)
@@ -137,7 +137,7 @@ def _floor(
     pages: NDArray[np.uint32],
 ) -> None:
     """What is left to gain: C over the same memory. No factor below can be larger than with this in place of take()."""
-    vec = np.zeros(4 * VEC_LEN, dtype=REGION)
+    vec = regions(4 * VEC_LEN)
     pairs = interleave(
         timed(tracker.take),
         lambda: native.scan(memory, vec, VEC_LEN, wp=True)[0],

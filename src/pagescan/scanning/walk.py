@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..abi import REGION_DTYPE
 from ..errors import InvalidArgument
 from ..process.target import Target, resolve
 from ..query import ALL_CATEGORIES, Category, Query
 from ..ranges import Regions
 from ..records import join_equal
 from .call import prepare_scan
+from .prepared import NOTHING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -143,6 +143,6 @@ def walk(prepared: PreparedScan, start: int, end: int, max_pages: int = 0) -> ND
                     break
         position = prepared.walk_end
     if not parts:
-        return np.zeros(0, dtype=REGION_DTYPE)
+        return NOTHING
     # The kernel leaves equal neighbours apart where one of its batches ends, and where it split a huge page.
     return join_equal(parts[0] if len(parts) == 1 else np.concatenate(parts))
