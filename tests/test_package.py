@@ -36,6 +36,7 @@ PUBLIC = [
     "AccessDenied",
     "AlreadyExists",
     "Category",
+    "Changed",
     "Closed",
     "CoverageLost",
     "Cursor",

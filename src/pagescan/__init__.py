@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .scanning.prepared import PreparedScan as PreparedScan
     from .scanning.prepared import Scan as Scan
     from .scanning.walk import scan as scan
+    from .trackers.changed import Changed as Changed
     from .trackers.process_tracker import ProcessTracker as ProcessTracker
     from .trackers.process_tracker import attach as attach
     from .trackers.process_tracker import spawn as spawn
@@ -66,6 +67,7 @@ _HOME = {
     "AccessDenied": "errors",
     "AlreadyExists": "errors",
     "Category": "query",
+    "Changed": "trackers.changed",
     "Closed": "errors",
     "CoverageLost": "errors",
     "Cursor": "trackers.tracker",
@@ -109,6 +111,7 @@ __all__ = [
     "AccessDenied",
     "AlreadyExists",
     "Category",
+    "Changed",
     "Closed",
     "CoverageLost",
     "Cursor",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ..errors import CoverageLost
 from ..process.current import close_in_children
 from ..ranges import Regions
+from .changed import Changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,29 +31,54 @@ class Reader:
     Attributes:
         pages: the page ranges it asks about.
         extents: the same, as the engine handles them.
-        pending: written pages that other readers' looks found, or that were given back.
+        pending: written pages that other looks than a take of this reader found, or that were given back.
         losses: extents that can no longer be asked, with the reason.
+        epoch: counts the looks, whoever's, that found something new in its pages.
     """
 
-    __slots__ = ("__weakref__", "extents", "losses", "pages", "pending")
+    __slots__ = ("__weakref__", "_identity", "epoch", "extents", "losses", "pages", "pending")
 
     def __init__(self, pages: Regions, extents: Sequence[Extent]):
         self.pages = pages
         self.extents = list(extents)
         self.pending = Regions.empty(page_size=pages.page_size)
         self.losses: list[Loss] = []
+        self.epoch = 0
+        #: Random, so that a key that was stored or sent elsewhere is never mistaken for one of another reader's.
+        self._identity = os.urandom(12)
 
     def told(self, written: Regions) -> None:
-        """Remember what somebody else's look found."""
+        """Remember what a look found that this reader did not take."""
         mine = written & self.pages
         if mine:
+            self.epoch += 1
             self.pending |= mine
+
+    def found(self, written: Regions) -> Regions:
+        """Everything due, now that this reader takes, and its own look found ``written``; nothing is due then."""
+        if written:
+            self.epoch += 1
+        if self.pending:
+            written |= self.pending
+            self.pending = Regions.empty(page_size=self.pages.page_size)
+        return written
+
+    def give_back(self, written: Regions) -> None:
+        """These pages are due again; nothing new was found."""
+        self.pending |= written & self.pages
 
     def lost(self, losses: Sequence[Loss]) -> None:
         """Note that these extents are gone, and ask of them no more."""
         self.losses += losses
         gone = {id(loss.extent) for loss in losses}
         self.extents = [extent for extent in self.extents if id(extent) not in gone]
+
+    def changed(self) -> Changed:
+        """Whether anything is due, and a key of this moment: after a look that protected again what it found."""
+        if self.losses:
+            # What is lost may be written to unseen, so no two moments are alike.
+            self.epoch += 1
+        return Changed(bool(self.pending or self.losses), self._identity, self.epoch)
 
 
 class Hub:
@@ -140,19 +166,25 @@ class Hub:
                 self._tell(findings, reader)
             if findings.losses:
                 reader.lost(findings.losses)
-            written = findings.written
-            if reader.pending:
-                written = written | reader.pending
-                reader.pending = Regions.empty(page_size=written.page_size)
-            return written
+            return reader.found(findings.written)
 
-    def peek(self, reader: Reader, *, first: bool = False) -> Regions:
-        """The same, changing nothing."""
+    def changed(self, reader: Reader) -> Changed:
+        """Whether anything is due to the reader. A second write to a page shows only if the page was protected in
+        between, so this takes as well, and what it finds stays due to everybody, the reader included."""
         with self.lock:
             self.check()
-            if first and reader.pending:
-                return reader.pending
-            findings = self.engine.peek(reader.extents, first=first)
+            findings = self.engine.take(reader.extents)
+            if findings.written or findings.losses:
+                self._tell(findings, reader)
+                reader.told(findings.written)
+                reader.lost(findings.losses)
+            return reader.changed()
+
+    def peek(self, reader: Reader) -> Regions:
+        """What take would find, changing nothing."""
+        with self.lock:
+            self.check()
+            findings = self.engine.peek(reader.extents)
             if findings.losses:
                 reader.lost(findings.losses)
             return findings.written | reader.pending if reader.pending else findings.written
@@ -160,7 +192,7 @@ class Hub:
     def give_back(self, reader: Reader, written: Regions) -> None:
         """These pages are due again in the reader's next answer."""
         with self.lock:
-            reader.told(written)
+            reader.give_back(written)
 
     def _tell(self, findings: Findings, asked_by: Reader | None) -> None:
         """Hand what a look found to every other reader. A failed look may have protected pages it did not report, so

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..abi import Mapping
     from ..process.attach import TracedSpace
     from ..process.spawn import Spawned
+    from .changed import Changed
 
 #: What ``mappings=`` may be: name patterns, a function, or nothing for every mapping that can be written to.
 Chosen = str | Iterable[str] | Callable[["Mapping"], bool] | None
@@ -135,9 +136,14 @@ class ProcessCursor:
         """What :meth:`take` would answer of the mappings covered so far; nothing changes."""
         return self._following.look(self._reader, take=False)
 
-    def changed(self) -> bool:
-        """Whether anything was written to since this reader last took; nothing changes."""
-        return bool(self.peek())
+    def changed(self) -> Changed:
+        """Whether anything was written to since this reader last took, and a key that is equal to an earlier one of
+        this reader if, and only if, nothing was written to in between; see :meth:`pagescan.Cursor.changed`.
+
+        Memory that is mapped, unmapped or replaced, and another program executed, make it unequal as well. What is due
+        stays due. Raises NoSuchProcess once the process has exited.
+        """
+        return self._following.changed(self._reader)
 
     @contextlib.contextmanager
     def taking(self) -> Iterator[Written]:
@@ -282,21 +288,27 @@ class _Following:
 
     def give_back(self, reader: Reader, written: Regions) -> None:
         with self._lock:
-            reader.told(written)
+            reader.give_back(written)
+
+    def changed(self, reader: Reader) -> Changed:
+        with self._lock:
+            self._check()
+            self._take(None)  # so that all of it is pending, also of this reader
+            return reader.changed()
+
+    def _check(self) -> None:
+        if self.closed:
+            raise Closed(f"process {self.space.pid} is no longer tracked", hint="attach to it again")
+        if self._ended:
+            raise NoSuchProcess(f"process {self.space.pid} has exited", pid=self.space.pid)
 
     def look(self, reader: Reader, *, take: bool) -> Written:
         with self._lock:
-            if self.closed:
-                raise Closed(f"process {self.space.pid} is no longer tracked", hint="attach to it again")
-            if self._ended:
-                raise NoSuchProcess(f"process {self.space.pid} has exited", pid=self.space.pid)
+            self._check()
             try:
-                found = self._take(reader) if take else self._peek()
+                written = reader.found(self._take(reader)) if take else self._peek() | reader.pending
             except NoSuchProcess as error:
                 return self._last_answer(reader, error)
-            written = found | reader.pending
-            if take:
-                reader.pending = Regions.empty(page_size=self.space.page_size)
             return Written.of(written.with_categories(Category.WRITTEN), self.pages, *self._quality(written))
 
     def _quality(self, written: Regions) -> tuple[Quality, str]:
@@ -361,6 +373,7 @@ class _Following:
         self.untracked.clear()
         for reader in self._readers:
             reader.pending = Regions.empty(page_size=space.page_size)
+            reader.epoch += 1
 
     def _mapped(self) -> Regions:
         self._now = [m for m in self.space.mappings() if m.writable and m.name not in _NEVER and self._wanted(m)]
@@ -411,6 +424,8 @@ class _Following:
         if not pages:
             return
         self.engine.uncover(pages)
+        for reader in self._readers:
+            reader.epoch += 1
         self.pages -= pages
         self.extents = [
             replace(extent, start=part.start, end=part.end)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .base import Arm, Extent
+    from .changed import Changed
     from .hub import Hub, Reader
 
 OnLost = Literal["raise", "report"]
@@ -144,11 +145,26 @@ class Cursor:
         self._check()
         return self._answer(self._hub.peek(self._reader), keep=False)
 
-    def changed(self) -> bool:
-        """Whether anything was written to since this reader last took; nothing changes. Stops at the first page."""
+    def changed(self) -> Changed:
+        """Whether anything was written to since this reader last took, and a key for what is computed from the memory.
+
+        The answer is true or false, and it is equal to an earlier answer of this reader if, and only if, nothing was
+        written to in between, whoever took meanwhile::
+
+            key = tracker.changed()
+            if key != remembered:
+                remembered, result = key, expensive(array)      # the key first, then the computation
+
+        What is due stays due: a later :meth:`take` answers the same with and without this call. The written pages are
+        protected again, so that a second write to them shows; that write costs a fault as after a take.
+
+        Pages that are written to unseen (exempted, or no longer tracked under ``on_lost="report"``) make it true, and
+        equal to no other answer. Raises as :meth:`take`.
+        """
         self._check()
-        found = self._hub.peek(self._reader, first=True)
-        return bool(self._answer(found, keep=False) if self._reader.losses else found)
+        key = self._hub.changed(self._reader)
+        self._check_lost()
+        return key
 
     @contextlib.contextmanager
     def taking(self) -> Iterator[Written]:
@@ -176,10 +192,9 @@ class Cursor:
     def _answer(self, written: Regions, *, keep: bool) -> Written:
         coverage, losses = self._coverage, self._reader.losses
         if losses:
-            if coverage.on_lost == "raise":
-                if keep:
-                    self._hub.give_back(self._reader, written)
-                raise _coverage_lost(losses[0].extent, losses[0].why)
+            if keep and coverage.on_lost == "raise":
+                self._hub.give_back(self._reader, written)
+            self._check_lost()
             gone = Regions.from_pairs(
                 ((loss.extent.start, loss.extent.end, int(Category.WRITTEN)) for loss in losses),
                 page_size=coverage.pages.page_size,
@@ -192,6 +207,11 @@ class Cursor:
             if reasons:
                 return Written.of(written, coverage.pages, Quality.SUPERSET, "; ".join(reasons))
         return Written.of(written, coverage.pages)
+
+    def _check_lost(self) -> None:
+        losses = self._reader.losses
+        if losses and self._coverage.on_lost == "raise":
+            raise _coverage_lost(losses[0].extent, losses[0].why)
 
 
 def _superset_reasons(coverage: _Coverage, written: Regions) -> list[str]:
