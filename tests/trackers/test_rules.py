@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import pagescan
-from pagescan import CoverageLost, Quality, RegisteredElsewhere
+from pagescan import CoverageLost, InvalidArgument, Quality, RegisteredElsewhere
 from pagescan.kernel.userfaultfd import open_userfaultfd
 from tests.conformance.kernel_memory import array_at, libc, raw_mmap
 
@@ -60,18 +60,27 @@ def array() -> np.ndarray:
 
 
 class TestOneUserfaultfd:
-    def test_trackers_share_it_and_the_last_closes_it(self, array):
-        def descriptors() -> int:
-            return sum(
-                "userfaultfd" in os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()
-            )
-
+    @staticmethod
+    def descriptors() -> int:
         gc.collect()
-        before = descriptors()
+        entries = (entry for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
+        return sum("userfaultfd" in os.readlink(entry) for entry in entries)
+
+    def test_trackers_share_it_and_the_last_closes_it(self, array):
+        before = self.descriptors()
         other = pagescan.zeros(PAGE)
         with pagescan.track(array), pagescan.track(other), pagescan.track(array):
-            assert descriptors() == before + 1
-        assert descriptors() == before
+            assert self.descriptors() == before + 1
+        assert self.descriptors() == before
+
+    def test_memory_that_cannot_be_tracked_leaves_none_open(self):
+        class Nowhere:
+            address, nbytes, itemsize = 16 * PAGE, PAGE, 1
+
+        before = self.descriptors()
+        with pytest.raises(InvalidArgument, match="not mapped"):
+            pagescan.track(Nowhere())
+        assert self.descriptors() == before
 
     def test_memory_of_another_userfaultfd_is_refused_by_name(self, array):
         with open_userfaultfd() as foreign:

@@ -82,7 +82,11 @@ class _Coverage:
             size = space.page_size
             pages = Regions.from_pairs((buffer.page_range() for buffer in held), page_size=size)
             self.hub = hub_of(space, engine, what)
-            self.extents = self.hub.cover(pages, arm)
+            try:
+                self.extents = self.hub.cover(pages, arm)
+            except BaseException:
+                drop_if_idle(self.hub)
+                raise
         except BaseException:
             _release(held)
             raise
