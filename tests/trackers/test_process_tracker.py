@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -226,6 +226,19 @@ class TestMappingsThatComeAndGo:
         assert pages(tracker.take(), at) == [8]
 
 
+def during_the_look(tracker: ProcessTracker, monkeypatch: pytest.MonkeyPatch, event: Callable[[], object]) -> None:
+    """Have `event` happen once, in the middle of the next look: before it marks what was given back."""
+    userfaultfd = tracker._following.engine._uffd
+    mark, events = userfaultfd.writeprotect, [event]
+
+    def late(start: int, length: int, **options: bool) -> None:
+        if events:
+            events.pop()()
+        mark(start, length, **options)
+
+    monkeypatch.setattr(userfaultfd, "writeprotect", late)
+
+
 class TestEnds:
     def test_exit_gives_a_last_answer_and_then_says_so(self, tracked):
         target, tracker, _ = tracked
@@ -235,6 +248,27 @@ class TestEnds:
         assert "exited" in last.reason
         with pytest.raises(NoSuchProcess):
             tracker.take()
+
+    def test_exit_during_a_look_gives_the_last_answer_too(self, tracked, monkeypatch):
+        target, tracker, at = tracked
+        during_the_look(tracker, monkeypatch, target.end)
+        target.do(f"libc.madvise({at}, {2 * PAGE}, 4)")  # MADV_DONTNEED: the look will leave markers there
+        assert tracker.take().quality is Quality.LOST
+        with pytest.raises(NoSuchProcess):
+            tracker.take()
+
+    def test_memory_unmapped_during_a_look_is_forgotten(self, tracked, monkeypatch):
+        target, tracker, at = tracked
+        other = target.area(2)
+        tracker.take()
+        during_the_look(tracker, monkeypatch, lambda: target.do(f"libc.munmap({at}, {PAGE})"))
+        target.do(f"libc.madvise({at}, {2 * PAGE}, 4)")
+        target.do(f"put({other}, 1)")
+        written = tracker.take()
+        assert pages(written, other, 2) == [1]
+        assert 1 in pages(written, at)
+        target.do(f"put({at}, 1)")
+        assert pages(tracker.take(), at) == [1]
 
     def test_exec_is_followed(self, target):
         with pagescan.attach(target.pid) as tracker:

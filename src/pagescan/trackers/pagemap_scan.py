@@ -191,9 +191,8 @@ class PagemapScanEngine:
         found = walk(self._take, extent.start, extent.end)
         if self._huge(extent):
             empty = self._pages(self._look_dropped, extent)
-            for region in empty:
-                # A write that falls before this lies in pages that are reported now, and read by the caller later.
-                self._uffd.writeprotect(region.start, region.size)
+            # A write that falls before this lies in pages that are reported now, and read by the caller later.
+            self._mark(empty)
             return self._with_dropped(found, empty | self._given_back(extent, remember=True))
         if not self._reports_dropped:
             return self._with_dropped(found, self._pages(self._take_dropped, extent))
@@ -220,12 +219,21 @@ class PagemapScanEngine:
         written = (found - only_read).with_categories(Category.WRITTEN)
         gone = self._given_back(extent, found, remember=remember)
         if remember:
-            for region in gone:
-                # Named now, so somebody may read it from now on; if it is written to and given back once more before
-                # the next look, only a marker tells. (A write that falls before this is read by who reads afterwards.)
-                self._uffd.writeprotect(region.start, region.size)
+            # Named now, so somebody may read it from now on; if it is written to and given back once more before the
+            # next look, only a marker tells. (A write that falls before this is read by who reads afterwards.)
+            self._mark(gone)
             self._populated |= gone
         return self._with_dropped(written.to_records(), gone)
+
+    def _mark(self, holes: Regions) -> None:
+        """Protect what is not populated, which leaves markers."""
+        for region in holes:
+            try:
+                self._uffd.writeprotect(region.start, region.size)
+            except FileNotFoundError:  # ENOENT
+                raise CoverageLost("part of it was unmapped or unregistered during the look") from None
+            except ProcessLookupError:  # ESRCH
+                raise NoSuchProcess("the process exited during the look") from None
 
     def _given_back(self, extent: Extent, found: Regions | None = None, *, remember: bool) -> Regions:
         """What was populated when last taken, or when ``found`` just now, and is no longer: its contents are gone."""
