@@ -18,6 +18,7 @@ The module is pure: addresses are numbers here, and nobody's memory is read.
 
 from __future__ import annotations
 
+import bisect
 import operator
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 
@@ -264,7 +265,7 @@ class Regions:
         at = operator.index(address)  # type: ignore[arg-type]
         if not 0 <= at < MAX_ADDRESS:
             return False
-        found = int(np.searchsorted(self.starts, np.uint64(at), "right"))
+        found = bisect.bisect_right(self.starts, np.uint64(at))
         return found > 0 and at < int(self.ends[found - 1])
 
     def __eq__(self, other: object) -> bool:
@@ -319,8 +320,8 @@ class Regions:
         if end < start:
             raise InvalidArgument(f"the range {format_range(start, end)} ends before it starts")
         low, high = (np.uint64(min(max(int(bound), 0), MAX_ADDRESS)) for bound in (start, end))
-        first = int(np.searchsorted(self.ends, low, "right"))
-        records = self._records[first : int(np.searchsorted(self.starts, high, "left"))]
+        # bisect looks at a few; numpy would first copy all of a field, as it lies apart.
+        records = self._records[bisect.bisect_right(self.ends, low) : bisect.bisect_left(self.starts, high)]
         if low == high or not len(records):
             return self._like(records[:0])
         if records["start"][0] < low or records["end"][-1] > high:
@@ -368,6 +369,8 @@ class Regions:
         if itemsize < 1 or nbytes < 0 or nbytes % itemsize:
             raise InvalidArgument(f"{nbytes} bytes are no whole number of elements of {itemsize} bytes")
         part = self.clip(address, address + nbytes)
+        if not part:
+            return np.empty((0, 2), np.int64)
         size = np.uint64(itemsize)
         low = ((part.starts - np.uint64(address)) // size).astype(np.int64)
         # The last byte's element, so that no sum can overflow.

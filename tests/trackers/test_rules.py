@@ -205,12 +205,28 @@ class TestLostCoverage:
                 cursor.take()
             assert array.ctypes.data + PAGE in cursor._reader.pending
 
-    def test_an_array_resized_behind_our_back(self):
-        array = np.ones(1 << 20, np.uint8)
-        with pagescan.track(array[PAGE:]) as tracker:
-            array.resize(1 << 26, refcheck=False)
+    def test_a_tensor_resized_behind_our_back(self):
+        class Tensor:
+            """What a torch tensor on the CPU looks like from outside."""
+
+            device, layout, is_contiguous = "cpu", "torch.strided", staticmethod(lambda: True)
+
+            def __init__(self) -> None:
+                self.resize_(1 << 16)
+
+            def resize_(self, size: int) -> None:
+                self.array = np.ones(size, np.uint8)
+                self.data_ptr, self.numel, self.element_size = lambda: self.array.ctypes.data, lambda: size, lambda: 1
+
+        tensor = Tensor()
+        with pagescan.track(tensor) as tracker:
+            tensor.array[0] = 2
+            assert tracker.take().page_count == 1
+            before = tensor.array
+            tensor.resize_(1 << 26)
             with pytest.raises(CoverageLost, match="resized"):
                 tracker.take()
+            assert before.ctypes.data != tensor.data_ptr()
 
     def test_unregistered_by_somebody_else(self, array):
         with pagescan.track(array) as tracker:
@@ -228,6 +244,14 @@ class TestHeld:
             buffer.extend(b"x")
         tracker.close()
         buffer.extend(b"x")
+
+    def test_an_array_cannot_be_resized_until_closed(self):
+        array = np.ones(1 << 20, np.uint8)
+        tracker = pagescan.track(array[PAGE:])
+        with pytest.raises(ValueError, match="cannot resize"):
+            array.resize(1 << 26, refcheck=False)
+        tracker.close()
+        array.resize(1 << 26, refcheck=False)
 
 
 class TestHoles:

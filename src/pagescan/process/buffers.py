@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,9 @@ class HeldBuffer:
 
     A buffer export is held where it pins the memory: ``bytearray.extend``, ``mmap.close`` and ``SharedMemory.close``
     then raise BufferError, where freed memory would scan as empty without an error. A numpy array that owns its
-    memory, and a tensor, can be resized in spite of exports; those are asked for their address again (:meth:`moved`).
+    memory can be resized in spite of exports, with ``refcheck=False`` also in spite of references, but not while there
+    is a weak reference to it. A tensor can be resized whatever one holds, and is asked for its address again
+    (:meth:`moved`).
 
     Attributes:
         space: the address space it lies in.
@@ -34,6 +37,7 @@ class HeldBuffer:
         "_export",
         "_owner",
         "_owner_location",
+        "_pin",
         "address",
         "exclusive",
         "itemsize",
@@ -46,10 +50,12 @@ class HeldBuffer:
         self.address, self.nbytes, self.itemsize = locate(buffer)
         self.space: AddressSpace = buffer.space if isinstance(buffer, LocatedBuffer) else current_space()
         self._owner = _owner(buffer)
-        self.movable = hasattr(self._owner, "data_ptr") or isinstance(self._owner, np.ndarray)
+        self.movable = hasattr(self._owner, "data_ptr")
         self._owner_location: Location = locate(self._owner) if self.movable else Location(0, 0, 1)
+        self._pin = weakref.ref(self._owner) if isinstance(self._owner, np.ndarray) else None
         self.exclusive = _has_pages_of_its_own(self._owner, self.nbytes)
-        self._export = None if self.movable or isinstance(buffer, LocatedBuffer) else _export(self._owner)
+        unexported = self.movable or self._pin is not None or isinstance(buffer, LocatedBuffer)
+        self._export = None if unexported else _export(self._owner)
 
     def page_range(self) -> tuple[int, int]:
         """The pages that hold the buffer: [start, end), rounded outward; equal if the buffer is empty."""
@@ -58,11 +64,12 @@ class HeldBuffer:
         return start, (-(-(self.address + self.nbytes) // size) * size if self.nbytes else start)
 
     def moved(self) -> bool:
-        """Whether the memory is now elsewhere (``ndarray.resize(refcheck=False)``, a tensor's ``resize_``)."""
+        """Whether the memory is now elsewhere (a tensor's ``resize_``)."""
         return self.movable and locate(self._owner) != self._owner_location
 
     def release(self) -> None:
-        """Let go of the export."""
+        """Let go of the export, and of what else keeps the memory where it is."""
+        self._pin = None
         if self._export is not None:
             self._export.release()
             self._export = None

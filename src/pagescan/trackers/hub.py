@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,12 +35,15 @@ class Reader:
         pending: written pages that other looks than a take of this reader found, or that were given back.
         losses: extents that can no longer be asked, with the reason.
         epoch: counts the looks, whoever's, that found something new in its pages.
+        peers: the readers of the same coverage, this one among them.
     """
 
-    __slots__ = ("__weakref__", "_identity", "epoch", "extents", "losses", "pages", "pending")
+    __slots__ = ("__weakref__", "_bounds", "_identity", "epoch", "extents", "losses", "pages", "peers", "pending")
 
     def __init__(self, pages: Regions, extents: Sequence[Extent]):
         self.pages = pages
+        self._bounds = (int(pages.starts[0]), int(pages.ends[-1])) if pages else (0, 0)
+        self.peers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self.extents = list(extents)
         self.pending = Regions.empty(page_size=pages.page_size)
         self.losses: list[Loss] = []
@@ -49,6 +53,9 @@ class Reader:
 
     def told(self, written: Regions) -> None:
         """Remember what a look found that this reader did not take."""
+        low, high = self._bounds
+        if not written or written.ends[-1] <= low or written.starts[0] >= high:
+            return
         mine = written & self.pages
         if mine:
             self.epoch += 1
@@ -91,7 +98,10 @@ class Hub:
         # Re-entrant: garbage collection may release a coverage while a look is under way.
         self.lock = threading.RLock()
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
-        self._covered: list[Regions] = []
+        #: What is covered, how often, and who reads it; all pages that are covered, and those covered more than once.
+        self._covered: Counter[Regions] = Counter()
+        self._peers: dict[Regions, weakref.WeakSet[Reader]] = {}
+        self._once = self._often = Regions.empty(page_size=space.page_size)
         self.in_child = False
         close_in_children(self)
 
@@ -118,26 +128,39 @@ class Hub:
             extents = self.engine.plan(pages)
             # A huge page is covered as a whole, also where the buffer is part of it.
             whole = Regions.from_pairs(((e.start, e.end) for e in extents), page_size=pages.page_size)
-            shared = whole & self._all_covered()
+            shared = whole & self._once
             try:
                 self.engine.cover(extents)
-                self._tell(self.engine.take(clip_extents(extents, shared)), None)
-                self.engine.arm(clip_extents(extents, whole - shared), arm)
+                if shared:
+                    self._tell(self.engine.take(clip_extents(extents, shared)), None)
+                self.engine.arm(clip_extents(extents, whole - shared) if shared else extents, arm)
             except BaseException:
                 self.engine.uncover(whole - shared)
                 raise
-            self._covered.append(whole)
+            self._note_covered(whole)
             return extents
 
     def uncover(self, pages: Regions) -> None:
         """End one coverage of exactly these pages; those that another one covers stay covered."""
         with self.lock:
-            self._covered.remove(pages)
+            self._covered[pages] -= 1
+            if not self._covered[pages]:
+                del self._covered[pages]
+                self._peers.pop(pages, None)
+            overlap = pages & self._often
+            self._once -= pages
+            if overlap:
+                others, self._covered = self._covered, Counter()
+                self._once = self._often = Regions.empty(page_size=self.space.page_size)
+                for other in others.elements():
+                    self._note_covered(other)
             if not self.in_child and os.getpid() == self.pid:
-                self.engine.uncover(pages - self._all_covered())
+                self.engine.uncover(pages - self._once if overlap else pages)
 
-    def _all_covered(self) -> Regions:
-        return Regions.union(self._covered, page_size=self.space.page_size)
+    def _note_covered(self, pages: Regions) -> None:
+        self._covered[pages] += 1
+        self._often |= pages & self._once
+        self._once |= pages
 
     def covers_anything(self) -> bool:
         """Whether any coverage is left."""
@@ -154,6 +177,8 @@ class Hub:
                 findings = self.engine.take(reader.extents)
                 self._tell(findings, None)
                 reader.lost(findings.losses)
+            reader.peers = self._peers.setdefault(pages, reader.peers)
+            reader.peers.add(reader)
             self._readers.add(reader)
             return reader
 
@@ -162,7 +187,7 @@ class Hub:
         with self.lock:
             self.check()
             findings = self.engine.take(reader.extents)
-            if len(self._readers) > 1 and (findings.written or findings.losses):
+            if (self._often or len(reader.peers) > 1) and (findings.written or findings.losses):
                 self._tell(findings, reader)
             if findings.losses:
                 reader.lost(findings.losses)
@@ -199,7 +224,7 @@ class Hub:
         to the others the whole extent counts as written; they find the loss by themselves."""
         lost = ((loss.extent.start, loss.extent.end) for loss in findings.losses)
         news = findings.written | Regions.from_pairs(lost, page_size=self.space.page_size)
-        for other in self._readers:
+        for other in asked_by.peers if asked_by and not self._often else self._readers:
             if other is not asked_by:
                 other.told(news)
 

@@ -51,7 +51,7 @@ class Written(Regions):
         """
         location = locate(array)
         end = location.address + location.nbytes
-        if location.nbytes and Regions.span(location.address, end, page_size=self.page_size) - self.covered:
+        if self.covered.clip(location.address, end).byte_count < location.nbytes:
             raise InvalidArgument(
                 f"the array at {location.address:#x}-{end:#x} is not (wholly) within the memory this tracker covers",
                 hint="pass one of the tracked buffers, or a contiguous view of one",
