@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from .errors import MissingExtra as MissingExtra
     from .errors import NoProgress as NoProgress
     from .errors import NoSuchProcess as NoSuchProcess
+    from .errors import NoSuchVersion as NoSuchVersion
     from .errors import NotABuffer as NotABuffer
     from .errors import NotContiguous as NotContiguous
     from .errors import NotWriteProtectable as NotWriteProtectable
     from .errors import PagescanError as PagescanError
     from .errors import RegisteredElsewhere as RegisteredElsewhere
     from .errors import UnknownCategory as UnknownCategory
+    from .errors import VersionConflict as VersionConflict
     from .kernel.pagemap import Pagemap as Pagemap
     from .process.allocate import empty as empty
     from .process.allocate import zeros as zeros
@@ -51,6 +53,10 @@ if TYPE_CHECKING:
     from .scanning.prepared import PreparedScan as PreparedScan
     from .scanning.prepared import Scan as Scan
     from .scanning.walk import scan as scan
+    from .snapshots.series import Series as Series
+    from .snapshots.store import Store as Store
+    from .snapshots.store import open_store as open_store
+    from .snapshots.version import Version as Version
     from .trackers.changed import Changed as Changed
     from .trackers.process_tracker import ProcessTracker as ProcessTracker
     from .trackers.process_tracker import attach as attach
@@ -77,6 +83,7 @@ _HOME = {
     "MissingExtra": "errors",
     "NoProgress": "errors",
     "NoSuchProcess": "errors",
+    "NoSuchVersion": "errors",
     "NotABuffer": "errors",
     "NotContiguous": "errors",
     "NotWriteProtectable": "errors",
@@ -93,11 +100,16 @@ _HOME = {
     "Recording": "recording.reader",
     "RegisteredElsewhere": "errors",
     "Scan": "scanning.prepared",
+    "Series": "snapshots.series",
+    "Store": "snapshots.store",
     "Tracker": "trackers.tracker",
     "UnknownCategory": "errors",
+    "Version": "snapshots.version",
+    "VersionConflict": "errors",
     "Written": "trackers.written",
     "attach": "trackers.process_tracker",
     "empty": "process.allocate",
+    "open_store": "snapshots.store",
     "pagemap_scan": "scanning.call",
     "prepare_scan": "scanning.call",
     "scan": "scanning.walk",
@@ -121,6 +133,7 @@ __all__ = [
     "MissingExtra",
     "NoProgress",
     "NoSuchProcess",
+    "NoSuchVersion",
     "NotABuffer",
     "NotContiguous",
     "NotWriteProtectable",
@@ -137,12 +150,17 @@ __all__ = [
     "Regions",
     "RegisteredElsewhere",
     "Scan",
+    "Series",
+    "Store",
     "Tracker",
     "UnknownCategory",
+    "Version",
+    "VersionConflict",
     "Written",
     "__version__",
     "attach",
     "empty",
+    "open_store",
     "pagemap_scan",
     "prepare_scan",
     "scan",

@@ -16,6 +16,8 @@
     ├── CoverageLost (RuntimeError)           tracked memory was moved, unmapped or unregistered
     ├── DataCorrupt (ValueError)              a file of pagescan's is damaged, or is none; names the part
     ├── AlreadyExists (FileExistsError)       a file is there, and files are never overwritten unasked
+    ├── VersionConflict (RuntimeError)        a store's newest version is not the one that this writer builds on
+    ├── NoSuchVersion (LookupError)           a store has no such series or version
     ├── NoProgress (RuntimeError)             the kernel would return the same position for ever
     └── MissingExtra (ImportError)            an optional dependency is not installed; the hint is the pip line
 
@@ -123,6 +125,9 @@ class DataCorrupt(PagescanError, ValueError):
     Attributes:
         sample: the number of the damaged sample of a recording, or ``None``.
         column: the damaged column of it, or ``None``.
+        series: the series in a store whose version is damaged, or ``None``.
+        version: the number of that version, or ``None``.
+        buffer: the name of the damaged buffer in it, or ``None`` if it is all of them.
     """
 
     def __init__(
@@ -131,6 +136,9 @@ class DataCorrupt(PagescanError, ValueError):
         *,
         sample: int | None = None,
         column: str | None = None,
+        series: str | None = None,
+        version: int | None = None,
+        buffer: str | None = None,
         hint: str | None = None,
         pid: int | None = None,
         errno: int | None = None,
@@ -138,10 +146,21 @@ class DataCorrupt(PagescanError, ValueError):
         super().__init__(message, hint=hint, pid=pid, errno=errno)
         self.sample = sample
         self.column = column
+        self.series = series
+        self.version = version
+        self.buffer = buffer
 
 
 class AlreadyExists(PagescanError, FileExistsError):
     """A file of that name exists (or is being written to); nothing is overwritten unasked."""
+
+
+class VersionConflict(PagescanError, RuntimeError):
+    """The newest version in the store is not the one that this writer builds on; nothing was written."""
+
+
+class NoSuchVersion(PagescanError, LookupError):
+    """The store has no series of that name, or no version of that number."""
 
 
 class NoProgress(PagescanError, RuntimeError):

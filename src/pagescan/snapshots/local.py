@@ -1,0 +1,299 @@
+"""The default store: one SQLite file. Its tables are defined by ``docs/formats/store.md``."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import stat
+import time
+from typing import TYPE_CHECKING
+
+from ..errors import AccessDenied, Closed, DataCorrupt, InvalidArgument, PagescanError, VersionConflict
+from .base import PackInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+APPLICATION_ID = 0x50675374  # "PgSt"
+FORMAT = 1
+#: How long to wait for another writer, in seconds.
+PATIENCE = 60.0
+#: Bytes in the write-ahead log from which on it is folded into the file after a commit.
+_LOG_LIMIT = 16 << 20
+
+_PAGE_SIZE = 8192  # frames fill pages of this size to 99 %, with half the calls that 4096 would need
+
+# part.id: the pack's id in the upper 31 bits, the offset of the part's first byte in the lower 32.
+_TABLES = f"""
+CREATE TABLE manifest (series TEXT NOT NULL, version INTEGER NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (series, version));
+CREATE TABLE pack (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, size INTEGER NOT NULL,
+    created_ns INTEGER NOT NULL);
+CREATE TABLE part (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {FORMAT}
+"""
+
+
+class LocalBackend:
+    """Packs and manifests in one SQLite file, in WAL mode; a commit is on the disk when it returns.
+
+    Raises:
+        InvalidArgument: there is no such file (``create=False``) or folder, or it has a newer format.
+        DataCorrupt: the file is no store.
+        AccessDenied: it belongs to somebody else.
+    """
+
+    atomic = True
+
+    def __init__(self, path: Path, *, create: bool = True):
+        self.path = path
+        self.url = str(path)
+        self._pid = os.getpid()
+        self._connection: sqlite3.Connection | None = None
+        _prepare_file(path, create)
+        with self._explained():
+            self._connection = _connect(path)
+        try:
+            with self._explained():
+                self._set_up()
+        except BaseException:
+            self.close()
+            raise
+
+    # Itself
+
+    def _set_up(self) -> None:
+        sql = self._sql
+        if not self._marks_are_right():
+            # Of an empty file alone: it has no table, and so nothing that could be spoilt.
+            sql.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
+            sql.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        sql.execute("PRAGMA journal_mode = WAL")
+        sql.execute("PRAGMA synchronous = FULL")
+        sql.execute("PRAGMA wal_autocheckpoint = 0")
+        sql.execute("PRAGMA secure_delete = FAST")
+        if not self._marks_are_right():
+            with self.batch():
+                if not self._marks_are_right():  # another process may have been faster
+                    for statement in _TABLES.split(";"):
+                        sql.execute(statement)
+
+    def _marks_are_right(self) -> bool:
+        """Whether this is a store; False for an empty file. Raises for anything else."""
+        application, version, tables = (
+            self._sql.execute(query).fetchone()[0]
+            for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_schema")
+        )
+        if (application, version, tables) == (0, 0, 0):
+            return False
+        if application != APPLICATION_ID:
+            raise DataCorrupt(f"{self.path} is no store of pagescan")
+        if version != FORMAT:
+            raise InvalidArgument(
+                f"{self.path} has format {version}, and this pagescan reads format {FORMAT}",
+                hint="pip install -U pagescan",
+            )
+        return True
+
+    @property
+    def _sql(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise Closed(f"the store {self.url} is closed", hint="call pagescan.open_store() again")
+        if os.getpid() != self._pid:
+            raise Closed(
+                f"the store {self.url} was opened before this process was forked", hint="open it again in the child"
+            )
+        return self._connection
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        # SQLite must not be touched in a child: closing there would drop the locks that the parent holds.
+        if connection is not None and os.getpid() == self._pid:
+            connection.close()
+
+    def check(self) -> list[str]:
+        try:
+            rows = self._sql.execute("PRAGMA integrity_check").fetchall()
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
+        return [text for (text,) in rows if text != "ok"]
+
+    def reclaim(self) -> None:
+        with self._explained():
+            self._sql.execute("PRAGMA incremental_vacuum").fetchall()
+            self._fold()
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        with self._explained():
+            self._sql.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._sql.execute("COMMIT")
+            except BaseException:
+                if self._sql.in_transaction:
+                    self._sql.execute("ROLLBACK")
+                raise
+        self._fold_if_long()
+
+    def _fold_if_long(self) -> None:
+        try:
+            long = os.stat(f"{self.path}-wal").st_size > _LOG_LIMIT
+        except OSError:
+            return
+        if long:
+            self._fold()
+
+    def _fold(self) -> None:
+        # What is committed is safe in the log: that it cannot be folded in now (no space, a reader) harms nothing.
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    # Packs
+
+    def put_pack(self, name: str, parts: Iterable[bytes]) -> int:
+        with self._explained():
+            row = self._sql.execute(
+                "INSERT INTO pack (name, size, created_ns) VALUES (?, 0, ?)", (name, time.time_ns())
+            ).lastrowid
+            assert row is not None
+            size = 0
+            for part in parts:
+                if part:
+                    self._sql.execute("INSERT INTO part VALUES (?, ?)", (row << 32 | size, part))
+                    size += len(part)
+            self._sql.execute("UPDATE pack SET size = ? WHERE id = ?", (size, row))
+        return size
+
+    def read_pack(self, name: str, offset: int, length: int) -> bytes:
+        with self._explained():
+            row = self._pack_id(name)
+            base = row << 32
+            parts = self._sql.execute(
+                "SELECT id, data FROM part WHERE id < ? AND id >= "
+                "coalesce((SELECT max(id) FROM part WHERE id BETWEEN ? AND ?), ?) ORDER BY id",
+                (base + offset + length, base, base + offset, base),
+            ).fetchall()
+        if len(parts) == 1 and parts[0][0] == base + offset and len(parts[0][1]) == length:
+            return bytes(parts[0][1])
+        return _cut(parts, base, offset, length)
+
+    def _pack_id(self, name: str) -> int:
+        found = self._sql.execute("SELECT id FROM pack WHERE name = ?", (name,)).fetchone()
+        if found is None:
+            raise KeyError(name)
+        return int(found[0])
+
+    def missing_packs(self, names: Iterable[str]) -> set[str]:
+        with self._explained():
+            return set(names) - {name for (name,) in self._sql.execute("SELECT name FROM pack")}
+
+    def packs(self) -> dict[str, PackInfo]:
+        now = time.time_ns()
+        with self._explained():
+            rows = self._sql.execute("SELECT name, size, created_ns FROM pack").fetchall()
+        return {name: PackInfo(size, now - created) for name, size, created in rows}
+
+    def delete_packs(self, names: Iterable[str]) -> None:
+        with self._explained():
+            for name in names:
+                with contextlib.suppress(KeyError):
+                    row = self._pack_id(name)
+                    self._sql.execute("DELETE FROM part WHERE id >= ? AND id < ?", (row << 32, (row + 1) << 32))
+                    self._sql.execute("DELETE FROM pack WHERE id = ?", (row,))
+
+    # Manifests
+
+    def series(self) -> list[str]:
+        with self._explained():
+            return [name for (name,) in self._sql.execute("SELECT DISTINCT series FROM manifest ORDER BY series")]
+
+    def versions(self, series: str) -> list[int]:
+        with self._explained():
+            rows = self._sql.execute("SELECT version FROM manifest WHERE series = ? ORDER BY version", (series,))
+            return [version for (version,) in rows]
+
+    def read_manifest(self, series: str, version: int) -> bytes:
+        with self._explained():
+            found = self._sql.execute(
+                "SELECT data FROM manifest WHERE series = ? AND version = ?", (series, version)
+            ).fetchone()
+        if found is None:
+            raise KeyError((series, version))
+        return bytes(found[0])
+
+    def create_manifest(self, series: str, version: int, data: bytes) -> None:
+        with self._explained():
+            try:
+                self._sql.execute("INSERT INTO manifest VALUES (?, ?, ?)", (series, version, data))
+            except sqlite3.IntegrityError:
+                raise VersionConflict(f"version {version} of {series!r} exists already in {self.url}") from None
+
+    def delete_manifests(self, series: str, versions: Sequence[int]) -> None:
+        with self._explained():
+            rows = [(series, version) for version in versions]
+            self._sql.executemany("DELETE FROM manifest WHERE series = ? AND version = ?", rows)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise _explain(self.path, error) from error
+
+
+def _cut(parts: list[tuple[int, bytes]], base: int, offset: int, length: int) -> bytes:
+    """Bytes [offset, offset + length) of what the parts hold; fewer if a part is missing."""
+    data, at = bytearray(), offset
+    for place, part in parts:
+        start = place - base
+        if not start <= at <= start + len(part):
+            break
+        data += part[at - start : at - start + length - len(data)]
+        at = offset + len(data)
+    return bytes(data)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=rw"
+    # Any thread may use it: the store lets in one at a time.
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=PATIENCE)
+
+
+def _prepare_file(path: Path, create: bool) -> None:
+    """Make sure that there is a file that may be a store; a new one is empty, and readable by its owner alone."""
+    try:
+        if create:
+            # Not O_EXCL: two processes may open a new store at once.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)) if not path.exists() else None
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InvalidArgument(f"{path} is no regular file, and so no store", hint=f"use {path / 'state.pagescan'}")
+    except OSError as error:
+        raise _explain(path, error) from error
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise AccessDenied(f"cannot write {path}", hint=f"sudo chown $USER {path}", errno=errno.EACCES)
+
+
+def _explain(path: Path, error: Exception) -> PagescanError:
+    """SQLite's and the system's errors as ours."""
+    number = getattr(error, "errno", None)
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if number == errno.ENOSPC or code == sqlite3.SQLITE_FULL:
+        return PagescanError(
+            f"cannot write {path}: no space is left there", hint=f"df -h {path.parent}", errno=errno.ENOSPC
+        )
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return PagescanError(
+            f"{path} is being written by another process, for more than {PATIENCE:g} seconds", errno=errno.EBUSY
+        )
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return DataCorrupt(f"{path} is damaged, or no store: {error}")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS) or code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return AccessDenied(f"cannot write {path}: {error}", hint="give a file in a folder of your own", errno=number)
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return InvalidArgument(f"there is no store {path}, and no way to make one: {os.strerror(number)}", errno=number)
+    return PagescanError(f"cannot use {path}: {error}", errno=number)

@@ -1,0 +1,122 @@
+"""Reads pages of a version, each checked against its digest before anybody sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import DataCorrupt
+from .codec import decode
+from .contents import blamed
+from .digests import differ, is_zero, page_digests
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from .base import Backend
+    from .contents import Contents
+    from .digests import Rows
+    from .manifest import BufferEntry
+
+#: The most bytes read in one piece, where frames lie one after the other.
+_READ = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A frame that is needed, and which pages of it.
+
+    Attributes:
+        pack, offset, length: where it is stored.
+        codec, pages: how, and how many pages it holds.
+        page: the numbers of the pages that are wanted, ascending.
+        slot: which of its pages they are.
+    """
+
+    pack: int
+    offset: int
+    length: int
+    codec: int
+    pages: int
+    page: NDArray[np.int64]
+    slot: NDArray[np.uint8]
+
+
+def read_pages(
+    backend: Backend, contents: Contents, entry: BufferEntry, wanted: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], Rows]]:
+    """The wanted pages (ascending) of a buffer, in pieces: page numbers, and the pages as rows.
+
+    Pages of zeros are left out. Raises DataCorrupt, which names version and buffer.
+    """
+    manifest, columns = contents.manifest, contents.pages[entry.key]
+    used = wanted[~is_zero(columns.digest[wanted])]
+    with blamed(manifest.series, manifest.version, entry.name):
+        for piece in _pieces(_frames(contents, entry, used)):
+            stored = _stored(backend, contents, piece)
+            for frame in piece:
+                data = stored[frame.offset - piece[0].offset :][: frame.length]
+                plain = decode(frame.codec, data, frame.pages * manifest.page_size)
+                rows = np.frombuffer(plain, np.uint8).reshape(frame.pages, -1)[frame.slot]
+                wrong = np.flatnonzero(differ(page_digests(rows), columns.digest[frame.page]))
+                if len(wrong):
+                    raise DataCorrupt(f"page {frame.page[wrong[0]]} does not match its digest")
+                yield frame.page, rows
+
+
+def _frames(contents: Contents, entry: BufferEntry, used: NDArray[np.int64]) -> Iterator[_Frame]:
+    """The frames that hold these pages, in the order of the packs."""
+    columns = contents.pages[entry.key]
+    pack, number = columns.pack[used].astype(np.int64), columns.frame[used].astype(np.int64)
+    place = pack << 32 | number
+    order = np.argsort(place, kind="stable")
+    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+    for group in np.split(order, starts[1:]) if len(order) else ():
+        first = group[0]
+        info = contents.indexes[int(pack[first])].frames[int(number[first])]
+        page = used[group]
+        yield _Frame(
+            int(pack[first]),
+            int(info["offset"]),
+            int(info["length"]),
+            int(info["codec"]),
+            int(info["pages"]),
+            page,
+            columns.slot[page],
+        )
+
+
+def _pieces(frames: Iterator[_Frame]) -> Iterator[list[_Frame]]:
+    """Frames that lie one after the other, to be read at once."""
+    piece: list[_Frame] = []
+    for frame in frames:
+        if piece:
+            last = piece[-1]
+            joins = frame.pack == last.pack and frame.offset == last.offset + last.length
+            if not joins or frame.offset + frame.length - piece[0].offset > _READ:
+                yield piece
+                piece = []
+        piece.append(frame)
+    if piece:
+        yield piece
+
+
+def _stored(backend: Backend, contents: Contents, piece: list[_Frame]) -> bytes:
+    ref = contents.manifest.packs[piece[0].pack]
+    length = piece[-1].offset + piece[-1].length - piece[0].offset
+    try:
+        data = backend.read_pack(ref.name, piece[0].offset, length)
+    except KeyError:
+        raise DataCorrupt(f"its pack {ref.name} is missing") from None
+    if len(data) != length:
+        raise DataCorrupt(f"its pack {ref.name} is cut off")
+    return data
+
+
+def all_pages(contents: Contents, entry: BufferEntry) -> NDArray[np.int64]:
+    """The numbers of all pages of a buffer."""
+    return np.arange(len(contents.pages[entry.key].pack))

@@ -1,0 +1,195 @@
+"""A series: named, tracked buffers of this process, and their versions in a store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
+
+import numpy as np
+
+from ..errors import AccessDenied, Closed, InvalidArgument
+from ..trackers.tracker import Tracker, track
+from .chain import Chain
+from .digests import differ, page_digests
+from .memory import BufferMemory
+from .reader import read_pages
+from .version import Version, number_of
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from .budget import Budget
+    from .contents import Contents
+    from .store import Store
+
+#: Pages that are hashed at a time.
+_CHUNK = 4096
+
+
+class Series:
+    """Buffers under names, tracked, with their versions in a store. Made by :meth:`Store.series`. A context manager.
+
+    Attributes:
+        name: of the series.
+        tracker: the tracker of the buffers.
+    """
+
+    def __init__(
+        self, store: Store, name: str, buffers: dict[str, Any], *, engine: str, budget: Budget | None, relayout: bool
+    ):
+        if not buffers:
+            raise InvalidArgument("series() was given no buffer", hint='series("name", weights=weights)')
+        self.name = name
+        self._store = store
+        self._memory = [BufferMemory(key, buffer) for key, buffer in buffers.items()]
+        self.tracker: Tracker = track(*buffers.values(), engine=engine)
+        try:
+            page_size = self.tracker.pages.page_size
+            self._chain = Chain(store.backend, name, page_size=page_size, budget=budget)
+            with store.locked():
+                self._chain.build_on()
+            if not relayout:
+                self._check_layout()
+        except BaseException:
+            self.tracker.close()
+            raise
+        #: Whether all pages have to be compared with the version built on: nobody tracked since that one was made.
+        self._compare_all = True
+
+    def _check_layout(self) -> None:
+        old = {name: (e.dtype, e.shape) for name, e in self._chain.entries.items()}
+        new = {memory.name: (memory.dtype, memory.shape) for memory in self._memory}
+        if old and old != new:
+            name = next(name for name in {**old, **new} if old.get(name) != new.get(name))
+            raise InvalidArgument(
+                f"buffer {name!r} of series {self.name!r} is {_layout(new.get(name))}, and in version "
+                f"{self._chain.parent} {_layout(old.get(name))}",
+                hint="use another name for the series, or relayout=True if that is meant",
+            )
+
+    def commit(self, note: str = "", *, attributes: dict[str, Any] | None = None) -> Version:
+        """Make a version of what the buffers hold, writing only what has changed since the last one.
+
+        The first version of a series holds everything. The first commit after the series was opened again compares
+        all pages with the newest version, by their digests; later ones look at no page that was not written to.
+
+        If this raises, whatever the reason, the store is as before and the same pages are due in the next commit.
+        Other threads that write meanwhile make a mix of before and after, page by page: hold them still.
+
+        Args:
+            note: words to keep with the version.
+            attributes: values of JSON to keep with it.
+
+        Raises:
+            VersionConflict: another writer has committed to this series meanwhile. See :meth:`refresh`.
+            CoverageLost: the tracker has lost part of the memory.
+            PagescanError: no space is left (``errno`` is ENOSPC), or whatever else the store says.
+        """
+        self._check()
+        with self._store.locked(), self.tracker.taking() as written:
+            page_size = self._chain.page_size
+            due = {} if self._compare_all else {m.name: m.pages_of(written, page_size) for m in self._memory}
+            manifest = self._chain.commit(self._memory, due, note=note, attributes=attributes)
+            self._compare_all = False
+        return Version.of(manifest)
+
+    def refresh(self) -> None:
+        """Build on the newest version in the store, whoever made it: the next commit compares all pages with it."""
+        self._check()
+        with self._store.locked():
+            self._chain.build_on()
+            self._compare_all = True
+
+    def restore(self, version: SupportsIndex) -> int:
+        """Put the buffers back to what they were at a version, in place; returns the bytes that were copied.
+
+        Only pages that differ are read and written. They are checked before the first is written, so a damaged version
+        leaves the buffers as they are. The next commit has this version as its parent.
+
+        Raises NoSuchVersion, DataCorrupt (names version and buffer), InvalidArgument (the version has other buffers).
+        """
+        self._check()
+        number = number_of(version)
+        with self._store.locked():
+            contents = self._store.contents(self.name, number)
+            pairs = [(memory, self._differing(memory, contents)) for memory in self._memory_of(contents)]
+            backend = self._store.backend
+            for memory, wrong in pairs:
+                for _ in read_pages(backend, contents, contents.manifest.buffer(memory.name), wrong):
+                    pass
+            copied = sum(self._put_back(memory, contents, wrong) for memory, wrong in pairs)
+            self._chain.build_on(number)
+            self._compare_all = True
+        return copied
+
+    def _memory_of(self, contents: Contents) -> list[BufferMemory]:
+        for memory in self._memory:
+            entry = contents.manifest.buffer(memory.name)
+            if entry.nbytes != memory.nbytes:
+                raise InvalidArgument(
+                    f"buffer {memory.name!r} had {entry.nbytes:,} bytes in version {contents.manifest.version}, "
+                    f"and has {memory.nbytes:,} now",
+                    hint="read it into a new array: store.read(series, version)",
+                )
+            if not memory.writable:
+                raise AccessDenied(f"buffer {memory.name!r} is read-only", hint="store.read() makes a copy")
+        return self._memory
+
+    def _differing(self, memory: BufferMemory, contents: Contents) -> NDArray[np.int64]:
+        """The pages that are not what they were at that version."""
+        page_size = contents.manifest.page_size
+        target = contents.pages[contents.manifest.buffer(memory.name).key].digest
+        wrong = []
+        for at in range(0, len(target), _CHUNK):
+            some = np.arange(at, min(at + _CHUNK, len(target)))
+            wrong.append(some[differ(page_digests(memory.read(some, page_size)), target[some])])
+        return np.concatenate(wrong) if wrong else np.empty(0, np.int64)
+
+    def _put_back(self, memory: BufferMemory, contents: Contents, wrong: NDArray[np.int64]) -> int:
+        entry, page_size = contents.manifest.buffer(memory.name), contents.manifest.page_size
+        rest = wrong
+        for page, rows in read_pages(self._store.backend, contents, entry, wrong):
+            memory.write(page, rows)
+            rest = np.setdiff1d(rest, page, assume_unique=True)
+        for page in rest:
+            memory.write(np.array([page]), np.zeros((1, page_size), np.uint8))
+        return len(wrong) * page_size
+
+    @property
+    def versions(self) -> list[Version]:
+        """The versions of this series, oldest first."""
+        return self._store.versions(self.name)
+
+    def diff(self, one: SupportsIndex, other: SupportsIndex) -> dict[str, list[slice]]:
+        """:meth:`Store.diff` of this series."""
+        return self._store.diff(self.name, one, other)
+
+    @property
+    def closed(self) -> bool:
+        return self.tracker.closed
+
+    def _check(self) -> None:
+        if self.closed:
+            raise Closed(f"the series {self.name!r} is closed", hint="call store.series() again")
+
+    def close(self) -> None:
+        """Stop tracking and let go of the buffers. Closing twice is no error."""
+        self.tracker.close()
+        self._memory = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{len(self._memory)} buffers, on version {self._chain.parent}"
+        return f"<Series {self.name!r}: {state}>"
+
+
+def _layout(found: tuple[Any, tuple[int, ...]] | None) -> str:
+    return "not there" if found is None else f"{found[0]} of shape {found[1]}"

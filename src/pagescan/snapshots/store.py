@@ -1,0 +1,217 @@
+"""Stores: where versions are kept. :func:`open_store` opens one."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
+
+import numpy as np
+
+from ..errors import InvalidArgument, NoSuchVersion
+from .contents import load, read_manifest
+from .digests import differ
+from .local import LocalBackend
+from .manifest import dtype_of
+from .reader import all_pages, read_pages
+from .series import Series
+from .version import Version, number_of
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from .base import Backend
+    from .budget import Budget
+    from .contents import Contents
+    from .manifest import BufferEntry
+
+
+def open_store(url: str | os.PathLike[str], *, create: bool = True) -> Store:
+    """Open a store, or make a new one.
+
+    Args:
+        url: a path: one SQLite file, readable by its owner only.
+        create: whether to make one where there is none.
+
+    Raises:
+        InvalidArgument: there is none (``create=False``), or its format is newer than this pagescan.
+        DataCorrupt: what is there is no store.
+        AccessDenied: it belongs to somebody else.
+    """
+    return Store(_backend(url, create))
+
+
+def _backend(url: str | os.PathLike[str], create: bool) -> Backend:
+    if isinstance(url, str) and "://" in url:
+        raise InvalidArgument(f"no store is known for {url!r}", hint="give the path of a file")
+    return LocalBackend(Path(url), create=create)
+
+
+class Store:
+    """Versions of series of buffers. Made by :func:`open_store`. A context manager; safe to use from several threads.
+
+    Attributes:
+        backend: what keeps its packs and manifests.
+    """
+
+    def __init__(self, backend: Backend):
+        self.backend = backend
+        self._lock = threading.RLock()
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self.backend.url
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """One thread at a time."""
+        with self._lock:
+            yield
+
+    def series(
+        self,
+        name: str,
+        /,
+        *,
+        engine: str = "auto",
+        budget: Budget | None = None,
+        relayout: bool = False,
+        **buffers: Any,
+    ) -> Series:
+        """Track these buffers, and keep versions of them under a name.
+
+        Args:
+            name: of the series; one that is in the store already goes on there.
+            engine: as for :func:`pagescan.track`.
+            budget: how long a chain of packs may get.
+            relayout: accept buffers of other shapes or dtypes, or other buffers, than in the newest version.
+            buffers: by name: whatever :func:`pagescan.track` takes. Arrays keep their dtype and shape.
+
+        Raises what :func:`pagescan.track` raises; InvalidArgument if the newest version has other buffers;
+        DataCorrupt if it is damaged.
+        """
+        _check_name(name)
+        return Series(self, name, buffers, engine=engine, budget=budget, relayout=relayout)
+
+    def names(self) -> list[str]:
+        """The names of the series that have a version."""
+        with self._lock:
+            return self.backend.series()
+
+    def versions(self, name: str) -> list[Version]:
+        """The versions of a series, oldest first. Raises NoSuchVersion for a series that is not there."""
+        with self._lock:
+            numbers = self.backend.versions(name)
+            if not numbers:
+                raise self._missing(name)
+            return [Version.of(read_manifest(self.backend, name, number)[0]) for number in numbers]
+
+    def contents(self, name: str, version: SupportsIndex) -> Contents:
+        """A version with the indexes of its packs, checked. Raises NoSuchVersion, DataCorrupt."""
+        number = number_of(version)
+        try:
+            return load(self.backend, name, number)
+        except KeyError:
+            raise self._missing(name, number) from None
+
+    def _missing(self, name: str, number: int | None = None) -> NoSuchVersion:
+        numbers = self.backend.versions(name)
+        if not numbers:
+            names = ", ".join(self.backend.series())
+            return NoSuchVersion(f"there is no series {name!r} in {self.url}", hint=names and f"there is {names}")
+        return NoSuchVersion(
+            f"there is no version {number} of {name!r} in {self.url}", hint=f"the newest is {numbers[-1]}"
+        )
+
+    def read(self, name: str, version: SupportsIndex | None = None) -> dict[str, NDArray[Any]]:
+        """The buffers of a version as new numpy arrays; of the newest, if no version is given.
+
+        Every page is checked. Raises NoSuchVersion, and DataCorrupt, which names version and buffer.
+        """
+        with self._lock:
+            contents = self.contents(name, self._newest(name) if version is None else version)
+            return {entry.name: self._array(contents, entry) for entry in contents.manifest.buffers}
+
+    def _newest(self, name: str) -> int:
+        numbers = self.backend.versions(name)
+        if not numbers:
+            raise self._missing(name)
+        return numbers[-1]
+
+    def _array(self, contents: Contents, entry: BufferEntry) -> NDArray[Any]:
+        pages, page_size = all_pages(contents, entry), contents.manifest.page_size
+        # Whole pages, so that the last one fits; memory that holds zeros is never touched.
+        memory = np.zeros((len(pages), page_size), np.uint8)
+        for page, rows in read_pages(self.backend, contents, entry, pages):
+            memory[page] = rows
+        return memory.reshape(-1)[: entry.nbytes].view(dtype_of(entry)).reshape(entry.shape)
+
+    def diff(self, name: str, one: SupportsIndex, other: SupportsIndex) -> dict[str, list[slice]]:
+        """What changed between two versions: of each buffer the slices of its elements, in whole pages.
+
+        Compares digests, and reads no page. Buffers that did not change are left out; one that only one of the
+        versions has, or that has another dtype or length, counts as changed from end to end. Slices are of
+        ``array.reshape(-1)``.
+        """
+        with self._lock:
+            first, second = self.contents(name, one), self.contents(name, other)
+        found = {}
+        old = {entry.name: entry for entry in first.manifest.buffers}
+        new = {entry.name: entry for entry in second.manifest.buffers}
+        for name_ in {**old, **new}:
+            slices = _changed(first, old.get(name_), second, new.get(name_))
+            if slices:
+                found[name_] = slices
+        return found
+
+    def close(self) -> None:
+        """Let go of it; its series can commit no more. Closing twice is no error."""
+        with self._lock:
+            self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.url}>"
+
+
+def _changed(first: Contents, old: BufferEntry | None, second: Contents, new: BufferEntry | None) -> list[slice]:
+    entry = new or old
+    assert entry is not None
+    dtype = dtype_of(entry)
+    if old is None or new is None or (old.dtype, old.nbytes) != (new.dtype, new.nbytes):
+        return [slice(0, entry.nbytes // dtype.itemsize)] if entry.nbytes else []
+    page_size = first.manifest.page_size
+    pages = np.flatnonzero(differ(first.pages[old.key].digest, second.pages[new.key].digest))
+    return element_slices(pages, page_size, entry.nbytes, dtype.itemsize)
+
+
+def element_slices(pages: NDArray[np.int64], page_size: int, nbytes: int, itemsize: int) -> list[slice]:
+    """Pages (ascending) as slices of elements, rounded outward and cut to the buffer."""
+    first = np.flatnonzero(np.diff(pages, prepend=-2) != 1)
+    last = np.append(first[1:] - 1, len(pages) - 1) if len(first) else first
+    low = pages[first] * page_size // itemsize
+    high = -(-np.minimum((pages[last] + 1) * page_size, nbytes) // itemsize)
+    # Runs of pages that share an element join.
+    gaps = np.flatnonzero(low[1:] > high[:-1])
+    if not len(low):
+        return []
+    low, high = low[np.append(0, gaps + 1)], high[np.append(gaps, len(high) - 1)]
+    return list(map(slice, low.tolist(), high.tolist()))
+
+
+def _check_name(name: str) -> None:
+    if not name or len(name) > 200 or any(ord(letter) < 32 for letter in name):
+        raise InvalidArgument(f"{name!r} cannot be the name of a series", hint="use 1 to 200 printable characters")
