@@ -57,24 +57,26 @@ def again(words: registers.Words, call: int) -> registers.Words:
 
 def test_a_thread_in_user_mode_goes_on_as_it_is():
     words = inside(NO_CALL, 5)
-    assert X86.ways_on(words) == WaysOn(words, words, words)
+    assert X86.ways_on(words) == WaysOn(words, words, outside=True)
+    assert not X86.in_call(words)
 
 
 @pytest.mark.parametrize("result", [512, 513, 514])
 def test_an_interrupted_call_is_restarted_by_the_kernel_or_by_hand(result):
     words = inside(READ, -result)
-    assert X86.ways_on(words) == WaysOn(words, again(words, READ), again(words, READ))
+    assert X86.ways_on(words) == WaysOn(words, again(words, READ), outside=False)
+    assert X86.in_call(words)
 
 
 def test_a_call_that_returned_is_not_made_again():
     words = inside(READ, 17)
     outside = (*words[:ORIG_RAX], NO_CALL, *words[ORIG_RAX + 1 :])
-    assert X86.ways_on(words) == WaysOn(words, outside, outside)
+    assert X86.ways_on(words) == WaysOn(words, outside, outside=True)
 
 
 def test_a_timeout_goes_on_with_its_rest_but_starts_anew_after_sigreturn():
     words = inside(SLEEP, -516)
-    assert X86.ways_on(words) == WaysOn(words, again(words, 219), again(words, SLEEP))
+    assert X86.ways_on(words) == WaysOn(words, again(words, SLEEP), outside=False)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,8 @@ def test_eintr_of_calls_that_did_nothing_is_undone(name):
     words = inside(X86_NEVER_RESTARTED[name], -errno.EINTR)
     assert X86.undue_eintr(words)
     ways = X86.ways_on(words)
-    assert ways.by_kernel == ways.by_hand == ways.by_sigreturn == again(words, X86_NEVER_RESTARTED[name])
+    assert ways.by_kernel == ways.by_sigreturn == again(words, X86_NEVER_RESTARTED[name])
+    assert not ways.outside
 
 
 def test_eintr_of_calls_that_may_have_done_their_work_is_left():
@@ -131,7 +134,8 @@ def test_the_registers_of_a_call_on_arm64():
     layout, words = AArch64(), tuple(range(34))
     called = layout.calling(words, 0x7000, 282, [5, 6], 0x9000)
     assert called == (5, 6, *words[2:8], 282, *words[9:31], 0x9000, 0x7000, 33)
-    assert layout.ways_on(words) == WaysOn(words, words, words)
+    assert layout.ways_on(words) == WaysOn(words, words, outside=False)
+    assert not layout.in_call(words)
     assert not layout.undue_eintr(words)
     assert (layout.stack_pointer(words), layout.instruction_pointer(words), layout.size) == (31, 32, 272)
     assert layout.result((2**64 - 38, *words[1:])) == -38
@@ -279,6 +283,28 @@ def test_a_call_is_made_by_the_child(target, frame):
     assert pause.survives is (frame and LAYOUT == X86)
     assert bool(pause.lacks) is not pause.survives
     assert 0 < pause.held_ns < pause.pause_ns
+
+
+@pytest.mark.parametrize("attended", [False, True])
+@pytest.mark.parametrize("program", [PROGRAM, PROGRAM.replace("input()", "\nwhile sys.stdin.fileno() == 0: pass")])
+def test_the_last_call_is_made_by_the_time_it_runs_on(child, program, attended):
+    """A descriptor of the child is closed, whether it blocked or ran; and it runs on."""
+    process = child(program.replace("import os", "import os, sys"))
+    process.stdout.readline()
+    options = ptrace.PTRACE_O_SUSPEND_SECCOMP if attended and os.geteuid() == 0 else 0
+
+    def work():
+        return with_stopped_thread(
+            process.pid, known(process.pid), lambda calls: calls.call_last(LAYOUT.close, 1), options=options, timeout=5
+        )
+
+    ptrace.in_tracer_thread(work)
+    deadline = time.monotonic() + 20
+    while os.path.exists(f"/proc/{process.pid}/fd/1"):
+        assert time.monotonic() < deadline
+    assert process.poll() is None
+    process.kill()
+    process.communicate()
 
 
 def test_a_failed_call_is_a_negative_errno(target):

@@ -346,11 +346,16 @@ def verdict(process: subprocess.Popen[str]) -> str:
 
 
 def wait_until_blocked(pid: int) -> None:
-    """Return when the process sleeps (nothing tells of it, so it is asked)."""
+    """Return when the process sleeps."""
+    wait_for_state(pid, "SD")
+
+
+def wait_for_state(pid: int, states: str) -> None:
+    """Return when the process is in one of these states (nothing tells of it, so it is asked)."""
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
         with open(f"/proc/{pid}/stat") as file:
-            if file.read().rpartition(")")[2].split()[0] in "SD":
+            if file.read().rpartition(")")[2].split()[0] in states:
                 return
         time.sleep(0.001)
-    raise AssertionError(f"{pid} does not block")
+    raise AssertionError(f"{pid} does not come to be in state {states}")

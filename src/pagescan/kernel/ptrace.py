@@ -54,8 +54,9 @@ ALL_SIGNALS = b"\xff" * 8
 _ROOM = 1 << 14
 
 # Seconds: how long to ask again at once; then after short sleeps that keep the interpreter lock; then after long ones.
-_AT_ONCE, _SOON = 60e-6, 1e-3
-_SHORT_SLEEP_US, _LONG_SLEEP = 20, 100e-6
+# Not sched_yield(): where others want the processor, it gives up a whole time slice of milliseconds.
+_AT_ONCE, _SOON = 30e-6, 1e-3
+_SHORT_SLEEP_US, _LONG_SLEEP = 10, 100e-6
 _EXIT_TIMEOUT = 1.0
 _PR_SET_TIMERSLACK = 29  # include/uapi/linux/prctl.h
 
@@ -91,6 +92,11 @@ class Stop(NamedTuple):
     def is_interrupt(self) -> bool:
         """PTRACE_INTERRUPT, or a group stop: the thread is on its way to user mode, outside any call."""
         return self.event == PTRACE_EVENT_STOP
+
+    @property
+    def is_group_stop(self) -> bool:
+        """The whole process is stopped (SIGSTOP and its like)."""
+        return self.is_interrupt and self.signal != signal.SIGTRAP
 
     @property
     def is_syscall(self) -> bool:
@@ -171,8 +177,8 @@ class Tracee:
                 return stop
             waited = time.monotonic() - began
             if waited < _AT_ONCE:
-                _libc.sched_yield()
-            elif waited < _SOON:
+                continue
+            if waited < _SOON:
                 _libc.usleep(_SHORT_SLEEP_US)
             else:
                 self._check_alive()

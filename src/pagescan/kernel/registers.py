@@ -4,8 +4,8 @@ Everything here is a pure function over values, so the layout of every architect
 
 What one needs to know: a thread that a ptrace stop took out of a blocking system call shows, in its registers, the
 kernel's private "make this call again" (ERESTARTSYS and its like, ``include/linux/errno.h``). The kernel acts on it on
-its way back to user mode, and only if the registers still show it then. So there are three ways on, and all are needed:
-leave it to the kernel, do by hand what the kernel would do, or have ``rt_sigreturn`` do it.
+its way back to user mode, and only if the registers still show it then. So there are two ways on, and both are needed:
+leave it to the kernel, or do by hand what the kernel would do, and have ``rt_sigreturn`` set those registers.
 
 Sources: ``struct user_regs_struct`` and ``struct user_pt_regs`` in ``arch/{x86,arm64}/include/uapi/asm/ptrace.h``;
 ``arch_do_signal_or_restart()`` in ``arch/x86/kernel/signal.c``, ``do_signal()`` in ``arch/arm64/kernel/signal.c``;
@@ -15,6 +15,7 @@ Linux 6.12 and 7.3.
 from __future__ import annotations
 
 import errno
+import functools
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -47,13 +48,15 @@ class WaysOn:
 
     Attributes:
         by_kernel: set in the last stop before it runs: the kernel itself restarts a call it had interrupted.
-        by_hand: the same with the restart already done: right at any moment, also after other calls.
-        by_sigreturn: the same for a signal frame: ``rt_sigreturn`` forgets the state that ``restart_syscall`` needs.
+        by_sigreturn: for a signal frame, with the restart already done. Right but for two things that only the kernel
+            can do: ending the call if a signal comes before it is made again, and going on with what was left of a
+            timeout.
+        outside: it was in no call that has to be restarted, so that both are equally right.
     """
 
     by_kernel: Words
-    by_hand: Words
     by_sigreturn: Words
+    outside: bool
 
 
 class Layout(Protocol):
@@ -96,6 +99,9 @@ class Layout(Protocol):
     def result(self, words: Words) -> int:
         """What the call returned: a negative errno, or a value."""
 
+    def in_call(self, words: Words) -> bool:
+        """Whether it was surely a system call that brought the thread into the kernel."""
+
     def undue_eintr(self, words: Words) -> bool:
         """Whether a call ended with EINTR only because the thread was stopped, provided that no signal is due."""
 
@@ -106,14 +112,19 @@ class Layout(Protocol):
         """How it goes on. ``code``: the CODE_BEFORE bytes of text right before its instruction pointer, if wanted."""
 
 
+@functools.cache
+def _struct(count: int) -> struct.Struct:
+    return struct.Struct(f"={count}Q")
+
+
 def unpack(layout: Layout, data: bytes) -> Words:
     """The words of a register set. Raises struct.error if its size is not the layout's."""
-    return struct.unpack(f"={layout.size // 8}Q", data)
+    return _struct(layout.size // 8).unpack(data)
 
 
 def pack(words: Words) -> bytes:
     """The reverse of :func:`unpack`."""
-    return struct.pack(f"={len(words)}Q", *words)
+    return _struct(len(words)).pack(*words)
 
 
 def _changed(words: Words, changes: dict[int, int]) -> Words:
@@ -204,6 +215,9 @@ class X86_64:
     def result(self, words: Words) -> int:
         return signed(words[RAX])
 
+    def in_call(self, words: Words) -> bool:
+        return signed(words[ORIG_RAX]) >= 0
+
     def undue_eintr(self, words: Words) -> bool:
         return words[ORIG_RAX] in _X86_AGAIN and signed(words[RAX]) == -errno.EINTR
 
@@ -213,19 +227,16 @@ class X86_64:
     def ways_on(self, words: Words, code: bytes = b"") -> WaysOn:
         if self.undue_eintr(words):
             again = self._again(words, words[ORIG_RAX])
-            return WaysOn(again, again, again)
+            return WaysOn(again, again, outside=False)
         result, call = signed(words[RAX]), words[ORIG_RAX]
-        if signed(call) < 0 or result not in _X86_RESTARTED:
-            outside = _changed(words, {ORIG_RAX: NO_CALL})
-            return WaysOn(words, outside, outside)
+        if not self.in_call(words) or result not in _X86_RESTARTED:
+            return WaysOn(words, _changed(words, {ORIG_RAX: NO_CALL}), outside=True)
         if result != -ERESTART_RESTARTBLOCK:
-            again = self._again(words, call)
-            return WaysOn(words, again, again)
+            return WaysOn(words, self._again(words, call), outside=False)
         # nanosleep, poll, futex with a relative timeout: restart_syscall goes on with what is left of it.
         first = _x86_call_in(code) if call == _X86_RESTART_SYSCALL else call
         ended = _changed(words, {RAX: -errno.EINTR, ORIG_RAX: NO_CALL})
-        whole = ended if first is None else self._again(words, first)
-        return WaysOn(words, self._again(words, _X86_RESTART_SYSCALL), whole)
+        return WaysOn(words, ended if first is None else self._again(words, first), outside=False)
 
     def _again(self, words: Words, call: int) -> Words:
         """Back on the instruction that made the call (``syscall`` and ``int 0x80`` have two bytes each)."""
@@ -274,6 +285,9 @@ class AArch64:
     def result(self, words: Words) -> int:
         return signed(words[0])
 
+    def in_call(self, words: Words) -> bool:
+        return False  # the registers do not tell
+
     def undue_eintr(self, words: Words) -> bool:
         return False
 
@@ -281,7 +295,7 @@ class AArch64:
         return False
 
     def ways_on(self, words: Words, code: bytes = b"") -> WaysOn:
-        return WaysOn(words, words, words)
+        return WaysOn(words, words, outside=False)
 
 
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (X86_64(), AArch64())}

@@ -7,21 +7,30 @@ of the thread then is told in brackets, for the form with a signal frame (:mod:`
 2. write the frame below its stack [as 1]; set the registers of the call [it makes the call and comes back by the frame]
 3. block its signals, so that none is delivered on borrowed registers: they stay queued in the kernel, siginfo and all
    [the frame brings the old mask back]
-4. run to the entry and the exit of the call, for each call [as 3]
-5. put back the mask [as 2], then registers with the restart of an interrupted call done by hand [it runs on rightly]
-6. interrupt and run once more, to the next stop on the way to user mode: nothing of the thread's own is executed.
-   There the registers as found are set, and the kernel itself restarts what it had interrupted. [as 5]
-7. put back what lay under the frame, detach.
+4. run to the entry and the exit of each call but the last [as 3]
+5. the last call, whose result nobody needs: its registers are set and the thread is let go. It makes the call and comes
+   back by the frame, mask and all, with nobody waiting for it. [as 3]
 
-Without a frame (arm64, memory that is no plain stack, a shadow stack) a tracer that dies between 2 and 5 leaves the
+That is for a thread that was found in user mode. One that the stop took out of a blocking call needs the kernel's help
+to go on with it, so for that one, and where there is no frame, instead of 5:
+
+6. run to the entry of the last call, interrupt, run on: it makes the call, and stops again on its way to user mode,
+   before anything of the thread's own is executed [as 3]
+7. put back the mask [as 2], then the registers as found: the kernel itself restarts what it had interrupted [as 1].
+   Detach.
+
+What lies below the stack pointer is not put back: no program may rely on it, since a signal writes there, too.
+
+Without a frame (arm64, memory that is no plain stack, a shadow stack) a tracer that dies between 2 and 7 leaves the
 thread with wrong registers: it crashes or gets a wrong result. Those are about 0.2 ms, once per attach.
+
+Every stop costs two switches of tasks, so there is none that is not needed.
 """
 
 from __future__ import annotations
 
 import bisect
 import contextlib
-import operator
 import struct
 import time
 from dataclasses import dataclass, field
@@ -29,7 +38,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from . import registers, sigframe
 from .procfs import read_status
-from .ptrace import ALL_SIGNALS, NT_X86_XSTATE, PTRACE_O_TRACESYSGOOD, Stop, Tracee, no_collection
+from .ptrace import (
+    ALL_SIGNALS,
+    NT_X86_XSTATE,
+    PTRACE_O_SUSPEND_SECCOMP,
+    PTRACE_O_TRACESYSGOOD,
+    Stop,
+    Tracee,
+    no_collection,
+)
+from .rehearsal import Nobody
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +60,8 @@ T = TypeVar("T")
 
 #: Seconds in which a thread that runs our call must come back; it does in microseconds unless it is frozen.
 _CALL_TIMEOUT = 10.0
+#: How often to go through each of the two ways with nobody before: after that it gets no faster.
+_REHEARSALS = 3
 #: Signals whose default action is to be ignored; a traced thread gets them queued and interrupts calls for them.
 _IGNORED_BY_DEFAULT = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27  # SIGCHLD, SIGCONT, SIGURG, SIGWINCH (bit: number - 1)
 
@@ -68,6 +88,7 @@ class Known:
         mappings: by address; they tell which memory is a stack.
         shadow_stack: its returns are checked by the processor, so no frame can be returned into.
         expected, places: the bytes of the instructions, and their (address, size), made of ``gadgets``.
+        starts: of the mappings.
     """
 
     layout: Layout
@@ -76,11 +97,13 @@ class Known:
     shadow_stack: bool = False
     expected: bytes = field(init=False)
     places: tuple[tuple[int, int], ...] = field(init=False)
+    starts: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         texts = self.gadgets.texts
         object.__setattr__(self, "expected", b"".join(text for _, text in texts))
         object.__setattr__(self, "places", tuple((address, len(text)) for address, text in texts))
+        object.__setattr__(self, "starts", tuple(mapping.start for mapping in self.mappings))
 
 
 class RemoteCalls:
@@ -92,8 +115,10 @@ class RemoteCalls:
         lacks: why there is no such frame, or "".
     """
 
-    def __init__(self, tracee: Tracee, known: Known, *, frame: bool = True):
+    def __init__(self, tracee: Tracee, known: Known, *, frame: bool = True, attended: bool = False):
         """Takes over a thread in an interrupt stop.
+
+        ``attended``: the last call, too, must be made before the thread is let go.
 
         Raises SignalDue, TextChanged, ForeignThread: nothing was changed.
         """
@@ -105,19 +130,21 @@ class RemoteCalls:
         if self.layout.undue_eintr(self._words) and _signal_due(tracee.tid):
             raise SignalDue
         sequence = self._check_text()
-        words = leave_restartable_sequence(tracee, self.layout, self._words, sequence)
+        words = leave_restartable_sequence(tracee, self.layout, self._words, sequence) if sequence else self._words
         self._ways = self.layout.ways_on(words, self._code() if self.layout.wants_code(words) else b"")
         self._mask = tracee.signal_mask()
+        self._alone = self._ways.outside and not attended
         self._frame: sigframe.Frame | None = None
-        self._below = b""
         self.lacks = "it was not asked for" if not frame else self._write_frame()
         self.survives = self._frame is not None
         self._borrowed = False
+        self._last: tuple[int, ...] = ()
 
     def _check_text(self) -> int:
         """Check that the instructions are there still; returns the restartable sequence the thread is in, or 0."""
         expected = self._known.expected
-        area = self._tracee.restartable_area()
+        # Within a sequence no call may be made, so a thread that a call brought into the kernel is in none.
+        area = 0 if self.layout.in_call(self._words) else self._tracee.restartable_area()
         mark = ((area + _RSEQ_CS, 8),) if area else ()
         try:
             now = self._tracee.read(*self._known.places, *mark)
@@ -143,7 +170,6 @@ class RemoteCalls:
         try:
             state = sigframe.signal_state(self._tracee.registers(NT_X86_XSTATE))
             frame = sigframe.build(self._ways.by_sigreturn, stack, state, self._mask, gadgets.restorer)
-            self._below = self._tracee.read((frame.address, len(frame.data)))
             self._tracee.write(frame.address, frame.data)
         except (OSError, ValueError) as error:
             return f"the memory below its stack cannot hold a frame ({error})"
@@ -152,17 +178,24 @@ class RemoteCalls:
 
     def call(self, number: int, *arguments: int) -> int:
         """Make one system call; returns its result, a negative errno if it failed."""
-        gadgets = self._known.gadgets
-        at = gadgets.returning if self._frame is not None else gadgets.call
+        self._prepare(number, *arguments)
+        self._run_to_syscall()
+        self._run_to_syscall()
+        return self.layout.result(registers.unpack(self.layout, self._tracee.registers()))
+
+    def call_last(self, number: int, *arguments: int) -> None:
+        """Have :meth:`close` make one more call, whose result nobody needs."""
+        self._last = number, *arguments
+
+    def _prepare(self, number: int, *arguments: int) -> None:
+        """Set the registers with which the thread makes a call."""
+        gadgets, frame = self._known.gadgets, self._frame
+        at = gadgets.call if frame is None else gadgets.returning
         assert at is not None, "checked before"
-        stack = None if self._frame is None else self._frame.address
-        self._set(self.layout.calling(self._words, at, number, arguments, stack))
+        self._set(self.layout.calling(self._words, at, number, arguments, None if frame is None else frame.address))
         if not self._borrowed:
             self._borrowed = True
             self._tracee.set_signal_mask(ALL_SIGNALS)
-        for _ in ("entry", "exit"):
-            self._run_to_syscall()
-        return self.layout.result(registers.unpack(self.layout, self._tracee.registers()))
 
     def _set(self, words: Words) -> None:
         self._tracee.set_registers(registers.pack(words))
@@ -177,18 +210,21 @@ class RemoteCalls:
             stop = self._tracee.wait(_CALL_TIMEOUT)
 
     def close(self) -> None:
-        """Put everything back. The thread is in an interrupt stop afterwards: detach, or hold it."""
+        """Make the last call, and put everything back: the thread is then to be let go.
+
+        Unless it makes that call by itself (never if ``attended``) it is in an interrupt stop, and may also be held.
+        """
+        if self._last:
+            self._prepare(*self._last)
+            if self._alone and self._frame is not None:
+                return
+            self._run_to_syscall()
         if self._borrowed:
-            self._tracee.set_signal_mask(self._mask)
-            self._set(self._ways.by_hand)
             self._tracee.interrupt()
             self._tracee.resume()
             run_to_interrupt(self._tracee, _CALL_TIMEOUT)
+            self._tracee.set_signal_mask(self._mask)
         self._set(self._ways.by_kernel)
-        if self._frame is not None:
-            # Nobody needs these bytes; but then nothing in the target differs from before.
-            with contextlib.suppress(OSError):
-                self._tracee.write(self._frame.address, self._below)
 
 
 def run_to_interrupt(tracee: Tracee, timeout: float) -> Stop:
@@ -218,9 +254,6 @@ def _signal_due(tid: int) -> bool:
 # --- what must be so for a frame -------------------------------------------------------------------------------------
 
 
-_start_of = operator.attrgetter("start")
-
-
 def no_frame(known: Known, words: Words) -> str:
     """Why no frame can be put below this thread's stack pointer, or "".
 
@@ -235,7 +268,7 @@ def no_frame(known: Known, words: Words) -> str:
     if known.shadow_stack:
         return "it has a shadow stack, which would refuse the return"
     stack = known.layout.stack_pointer(words)
-    index = bisect.bisect_right(known.mappings, stack, key=_start_of) - 1
+    index = bisect.bisect_right(known.starts, stack) - 1
     mapping = known.mappings[index] if index >= 0 else None
     if mapping is None or mapping.end <= stack:
         return "its stack pointer points to no memory known"
@@ -257,14 +290,12 @@ _SEQUENCE = struct.Struct("=IIQQQ")  # struct rseq_cs: version, flags, start_ip,
 def leave_restartable_sequence(tracee: Tracee, layout: Layout, words: Words, sequence: int) -> Words:
     """The registers, aborted if the thread stands inside a restartable sequence (rseq(2)).
 
-    ``sequence`` is the address of the ``struct rseq_cs`` that the thread has marked last, or 0.
+    ``sequence`` is the address of the ``struct rseq_cs`` that the thread has marked last.
 
     A thread that is taken elsewhere for a moment loses the kernel's mark of the sequence (``rseq_ip_fixup()``,
     ``kernel/rseq.c``, include/uapi/linux/rseq.h), and put back inside it would run to its end unprotected. So it is
     aborted here, as the kernel does itself whenever it preempts a thread.
     """
-    if not sequence:
-        return words
     try:
         _, _, start, length, abort = _SEQUENCE.unpack(tracee.read((sequence, _SEQUENCE.size)))
     except OSError:
@@ -282,7 +313,8 @@ class Pause:
 
     Attributes:
         stop_ns: from asking it to stop until it was seen stopped; it ran on for a part of that.
-        held_ns: from then until it was let go.
+        held_ns: from then until the kernel was told to let it go, which wakes it at once. (That request may return
+            later: the thread can be given the very processor that its tracer was running on.)
         survives: its state lay in a frame meanwhile: had this process died, it would have gone on unharmed.
         lacks: why not, or "".
     """
@@ -316,21 +348,43 @@ def with_stopped_thread(
 
     Raises StopTimeout, NoSuchProcess, SignalDue, TextChanged, ForeignThread: the thread goes on as it was; OSError.
     """
+    attended = bool(options & PTRACE_O_SUSPEND_SECCOMP)
     tracee = Tracee(tid)
     with no_collection():
-        tracee.seize(PTRACE_O_TRACESYSGOOD | options)
-        asked = time.perf_counter_ns()
-        tracee.interrupt()
-        run_to_interrupt(tracee, timeout)  # on a timeout the end of the thread detaches
-        stopped = time.perf_counter_ns()
+        for round in range(2 * _REHEARSALS):
+            _stop_once(Nobody(known, in_call=bool(round % 2)), known, _rehearsed, 0, frame, attended, timeout)
+        return _stop_once(tracee, known, plan, PTRACE_O_TRACESYSGOOD | options, frame, attended, timeout)
+
+
+def _rehearsed(calls: RemoteCalls) -> None:
+    """What a plan does."""
+    calls.call_last(calls.call(0), 0)
+
+
+def _stop_once(
+    tracee: Tracee,
+    known: Known,
+    plan: Callable[[RemoteCalls], T],
+    options: int,
+    frame: bool,
+    attended: bool,
+    timeout: float,
+) -> tuple[T, Pause]:
+    tracee.seize(options)
+    asked = time.perf_counter_ns()
+    tracee.interrupt()
+    stop = run_to_interrupt(tracee, timeout)  # on a timeout the end of the thread detaches
+    stopped = time.perf_counter_ns()
+    try:
+        # One whose whole process is stopped would not run on, and not make the last call.
+        attended = attended or stop.is_group_stop
+        calls = RemoteCalls(tracee, known, frame=frame, attended=attended)
         try:
-            calls = RemoteCalls(tracee, known, frame=frame)
-            try:
-                result = plan(calls)
-            finally:
-                calls.close()
+            result = plan(calls)
         finally:
-            with contextlib.suppress(ProcessLookupError):  # killed meanwhile
-                tracee.detach()
+            calls.close()
+    finally:
         let_go = time.perf_counter_ns()
+        with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+            tracee.detach()
     return result, Pause(stopped - asked, let_go - stopped, calls.survives, calls.lacks)

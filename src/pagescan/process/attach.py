@@ -2,11 +2,12 @@
 
 A userfaultfd acts on the address space of the process that made it, whoever holds it later; so the target has to make
 it, and everything afterwards works from outside. The target stands still once, for a fraction of a millisecond, and
-keeps nothing of it: no descriptor, no changed register, no changed byte.
+keeps nothing of it: no descriptor, no changed register; at most bytes below its stack pointer, as after a signal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Seconds a thread may take to stop.
 STOP_TIMEOUT = 2.0
+#: Seconds to wait for the process to close its descriptor (it does not while something else has stopped it).
+_CLOSE_TIMEOUT = 1.0
 _FLAGS = os.O_CLOEXEC | os.O_NONBLOCK | UFFD_USER_MODE_ONLY
 
 
@@ -39,7 +42,7 @@ class Adopted:
         pid: the process on whose memory it acts.
         tid: the thread that stood still for it; 0 if none did.
         stop_ns: nanoseconds from asking it to stop until it was seen stopped (it ran on for a part of that).
-        held_ns: nanoseconds from then until it went on.
+        held_ns: nanoseconds from then until it was let go.
         survives: had this process been killed meanwhile, the target would have gone on unharmed.
         lacks: why not, or "".
         features: those of the handshake it has had already, or None.
@@ -146,11 +149,13 @@ def _attach(pid: int, tid: int, pidfd: int, permission: Permission, timeout: flo
     known = look(pid, permission)
     while True:
         try:
-            return ptrace.in_tracer_thread(
+            (ours, theirs), pause = ptrace.in_tracer_thread(
                 lambda known=known: remote.with_stopped_thread(  # type: ignore[misc]
                     tid, known, lambda calls: take(calls, pidfd, pid), options=options, frame=frame, timeout=timeout
                 )
             )
+            _await_closed(pid, theirs)
+            return ours, pause
         except remote.SignalDue:
             if time.monotonic() > deadline:
                 raise _never_quiet(tid, timeout) from None
@@ -187,18 +192,24 @@ def look(pid: int, permission: Permission) -> remote.Known:
     return remote.Known(permission.layout, gadgets, procfs.list_mappings(pid), permission.shadow_stack)
 
 
-def take(calls: RemoteCalls, pidfd: int, pid: int) -> int:
-    """Within the stop: make a userfaultfd there, copy the descriptor, close it there. Returns ours.
+def take(calls: RemoteCalls, pidfd: int, pid: int) -> tuple[int, int]:
+    """Within the stop: make a userfaultfd there, copy the descriptor, have it closed there. Returns ours and theirs.
 
     Raises KernelCannot, AccessDenied: the call failed there; OSError: it could not be copied.
     """
     theirs = calls.call(syscall_number("userfaultfd"), _FLAGS)
     if theirs < 0:
         raise _refused(-theirs, pid)
-    try:
-        return ptrace.pidfd_getfd(pidfd, theirs)
-    finally:
-        calls.call(calls.layout.close, theirs)
+    calls.call_last(calls.layout.close, theirs)
+    return ptrace.pidfd_getfd(pidfd, theirs), theirs
+
+
+def _await_closed(pid: int, fd: int) -> None:
+    """Wait until the process has closed its own, which it does as soon as its thread gets a processor again."""
+    deadline = time.monotonic() + _CLOSE_TIMEOUT
+    with contextlib.suppress(OSError):
+        while "userfaultfd" in os.readlink(f"/proc/{pid}/fd/{fd}") and time.monotonic() < deadline:
+            time.sleep(50e-6)
 
 
 def _refused(number: int, pid: int) -> PagescanError:

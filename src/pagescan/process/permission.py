@@ -173,7 +173,9 @@ def explain_seize(error: OSError, pid: int, permission: Permission) -> Exception
         return AccessDenied(f"cannot attach to process {pid}: {why}", hint=_OUTSIDE, pid=pid, errno=error.errno)
     if error.errno == errno.EPERM:
         try:
-            _check_tracer(read_status(pid), pid)
-        except PagescanError as traced:
-            return traced
+            status = read_status(pid)
+            _check_thread(status, pid, pid)  # it may have exited just now
+            _check_tracer(status, pid)
+        except PagescanError as known:
+            return known
     return process_error(error, pid, f"attach to process {pid}", attach=True)

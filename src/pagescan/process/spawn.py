@@ -285,8 +285,8 @@ class _Launch:
         known = look(pid, self._permission)
         pidfd = memory.pidfd_open(pid)
         try:
-            calls = remote.RemoteCalls(tracee, known, frame=False)  # EXITKILL: nothing has to survive
-            fd = take(calls, pidfd, pid)
+            calls = remote.RemoteCalls(tracee, known, frame=False, attended=True)  # EXITKILL: nothing has to survive
+            fd, _ = take(calls, pidfd, pid)
         finally:
             os.close(pidfd)
         self.adopted = Adopted(fd, pid, pid, survives=False, lacks="it had not begun, and would die with this process")
