@@ -66,6 +66,9 @@ if TYPE_CHECKING:
     from .trackers.tracker import track as track
     from .trackers.written import Quality as Quality
     from .trackers.written import Written as Written
+    from .trackers.wrote import Wrote as Wrote
+    from .trackers.wrote import reports_writes as reports_writes
+    from .trackers.wrote import wrote as wrote
 
 __version__ = "0.1.0"
 
@@ -107,15 +110,18 @@ _HOME = {
     "Version": "snapshots.version",
     "VersionConflict": "errors",
     "Written": "trackers.written",
+    "Wrote": "trackers.wrote",
     "attach": "trackers.process_tracker",
     "empty": "process.allocate",
     "open_store": "snapshots.store",
     "pagemap_scan": "scanning.call",
     "prepare_scan": "scanning.call",
+    "reports_writes": "trackers.wrote",
     "scan": "scanning.walk",
     "share": "process.share",
     "spawn": "trackers.process_tracker",
     "track": "trackers.tracker",
+    "wrote": "trackers.wrote",
     "zeros": "process.allocate",
 }
 
@@ -157,16 +163,19 @@ __all__ = [
     "Version",
     "VersionConflict",
     "Written",
+    "Wrote",
     "__version__",
     "attach",
     "empty",
     "open_store",
     "pagemap_scan",
     "prepare_scan",
+    "reports_writes",
     "scan",
     "share",
     "spawn",
     "track",
+    "wrote",
     "zeros",
 ]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..abi import LocatedBuffer
+from ..errors import CoverageLost
 from ..ranges import Location, locate
 from .allocate import OwnPages
 from .current import current_space
@@ -24,7 +25,7 @@ class HeldBuffer:
     then raise BufferError, where freed memory would scan as empty without an error. A numpy array that owns its
     memory can be resized in spite of exports, with ``refcheck=False`` also in spite of references, but not while there
     is a weak reference to it. A tensor can be resized whatever one holds, and is asked for its address again
-    (:meth:`moved`).
+    (:meth:`check_place`).
 
     Attributes:
         space: the address space it lies in.
@@ -63,9 +64,15 @@ class HeldBuffer:
         start = self.address // size * size
         return start, (-(-(self.address + self.nbytes) // size) * size if self.nbytes else start)
 
-    def moved(self) -> bool:
-        """Whether the memory is now elsewhere (a tensor's ``resize_``)."""
-        return self.movable and locate(self._owner) != self._owner_location
+    def check_place(self) -> None:
+        """Raise CoverageLost if the memory is now elsewhere (a tensor's ``resize_``)."""
+        if self.movable and locate(self._owner) != self._owner_location:
+            raise CoverageLost(
+                f"the tracked object's memory was at {self.address:#x} and is now elsewhere (it was resized)",
+                start=self.address,
+                end=self.address + self.nbytes,
+                hint="close this tracker and track the object again",
+            )
 
     def release(self) -> None:
         """Let go of the export, and of what else keeps the memory where it is."""

@@ -185,13 +185,7 @@ class Cursor:
         if coverage.closed:
             raise Closed("the tracker is closed", hint="call pagescan.track() again")
         for buffer in coverage.movable:
-            if buffer.moved():
-                raise CoverageLost(
-                    f"the tracked object's memory was at {buffer.address:#x} and is now elsewhere (it was resized)",
-                    start=buffer.address,
-                    end=buffer.address + buffer.nbytes,
-                    hint="close this tracker and track the object again",
-                )
+            buffer.check_place()
 
     def _answer(self, written: Regions, *, keep: bool) -> Written:
         coverage, losses = self._coverage, self._reader.losses
