@@ -319,7 +319,8 @@ class Regions:
         """What lies in [start, end), cut to the byte."""
         if end < start:
             raise InvalidArgument(f"the range {format_range(start, end)} ends before it starts")
-        low, high = (np.uint64(min(max(int(bound), 0), MAX_ADDRESS)) for bound in (start, end))
+        low = np.uint64(min(max(int(start), 0), MAX_ADDRESS))
+        high = np.uint64(min(max(int(end), 0), MAX_ADDRESS))
         # bisect looks at a few; numpy would first copy all of a field, as it lies apart.
         records = self._records[bisect.bisect_right(self.ends, low) : bisect.bisect_left(self.starts, high)]
         if low == high or not len(records):

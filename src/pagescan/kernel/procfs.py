@@ -189,21 +189,19 @@ def _query(maps: HasFileno, address: int, flags: int, name_size: int, name: int)
     return _QUERY.unpack(argument)
 
 
-def has_gap(maps: HasFileno, start: int, end: int) -> bool:
-    """Whether some page of [start, end) is not mapped, through PROCMAP_QUERY; raises OSError as :func:`query_mapping`.
+def mapping_end(maps: HasFileno, address: int) -> int | None:
+    """The end of the mapping that holds ``address``, or None, by PROCMAP_QUERY. Raises as :func:`query_mapping`.
 
-    On the path of every take, so it asks for nothing but the end of each mapping.
+    On the path of every take, so it asks for nothing else.
     """
-    position = start
-    while position < end:
-        argument = bytearray(_GAP_QUERY)
-        _U64.pack_into(argument, 16, position)
-        try:
-            fcntl.ioctl(maps, PROCMAP_QUERY, argument)
-        except FileNotFoundError:
-            return True
-        position = _U64.unpack_from(argument, 32)[0]
-    return False
+    argument = bytearray(_GAP_QUERY)
+    _U64.pack_into(argument, 16, address)
+    try:
+        fcntl.ioctl(maps, PROCMAP_QUERY, argument)
+    except FileNotFoundError:
+        return None
+    end: int = _U64.unpack_from(argument, 32)[0]
+    return end
 
 
 def list_mappings(pid: int) -> list[Mapping]:

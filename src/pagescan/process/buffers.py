@@ -49,13 +49,15 @@ class HeldBuffer:
 
     def __init__(self, buffer: Any):
         self.address, self.nbytes, self.itemsize = locate(buffer)
-        self.space: AddressSpace = buffer.space if isinstance(buffer, LocatedBuffer) else current_space()
+        # Asked last, as a protocol is asked for each of its attributes.
+        located = not isinstance(buffer, np.ndarray | bytearray | memoryview) and isinstance(buffer, LocatedBuffer)
+        self.space: AddressSpace = buffer.space if located else current_space()
         self._owner = _owner(buffer)
         self.movable = hasattr(self._owner, "data_ptr")
         self._owner_location: Location = locate(self._owner) if self.movable else Location(0, 0, 1)
         self._pin = weakref.ref(self._owner) if isinstance(self._owner, np.ndarray) else None
         self.exclusive = _has_pages_of_its_own(self._owner, self.nbytes)
-        unexported = self.movable or self._pin is not None or isinstance(buffer, LocatedBuffer)
+        unexported = self.movable or self._pin is not None or located
         self._export = None if unexported else _export(self._owner)
 
     def page_range(self) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from ..errors import CoverageLost
 from ..process.current import close_in_children
 from ..ranges import Regions
 from .changed import Changed
+from .extents import Extents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,7 +45,7 @@ class Reader:
         self.pages = pages
         self._bounds = (int(pages.starts[0]), int(pages.ends[-1])) if pages else (0, 0)
         self.peers: weakref.WeakSet[Reader] = weakref.WeakSet()
-        self.extents = list(extents)
+        self.extents = Extents.of(extents)
         self.pending = Regions.empty(page_size=pages.page_size)
         self.losses: list[Loss] = []
         self.epoch = 0
@@ -78,7 +79,7 @@ class Reader:
         """Note that these extents are gone, and ask of them no more."""
         self.losses += losses
         gone = {id(loss.extent) for loss in losses}
-        self.extents = [extent for extent in self.extents if id(extent) not in gone]
+        self.extents = Extents(extent for extent in self.extents if id(extent) not in gone)
 
     def changed(self) -> Changed:
         """Whether anything is due, and a key of this moment: after a look that protected again what it found."""

@@ -46,15 +46,17 @@ from ..ranges import Regions
 from ..scanning.call import prepare_scan
 from ..scanning.walk import WALK_VEC_LEN, walk
 from .base import Arm, Extent, Findings, Loss
-from .registration import plan_extents, register, unregister
+from .extents import TOGETHER, Extents
+from .registration import Registrations, plan_extents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from ..abi import Pagemap
     from ..scanning.prepared import PreparedScan
+    from .extents import Group
 
 #: Bytes of holes that are protected without asking: 512 KiB of page tables.
 HOLES_LIMIT = 256 << 20
@@ -77,6 +79,7 @@ class PagemapScanEngine:
         except BaseException:
             self._pagemap.close()
             raise
+        self._registered = Registrations(space, self._uffd, RegisterMode.WP)
         self._reports_dropped = space.prove_tracking().reports_dropped
         #: What was populated when last taken, in extents where that is needed to find what was given back.
         self._populated = Regions.empty(page_size=space.page_size)
@@ -109,7 +112,7 @@ class PagemapScanEngine:
 
     def _maybe_sparse(self, extent: Extent, mapping: Mapping) -> Extent:
         """The extent, sparse if it has too many holes to protect."""
-        holes = 0 if self._huge(extent) else self._holes(extent)
+        holes = 0 if self._huge(extent) or extent.size <= HOLES_LIMIT else self._holes(extent)
         if holes <= HOLES_LIMIT:
             return extent
         if mapping.private_anonymous:
@@ -130,11 +133,11 @@ class PagemapScanEngine:
         return extent.size - int((found["end"] - found["start"]).sum())
 
     def cover(self, extents: Sequence[Extent]) -> None:
-        register(self._space, self._uffd, extents, RegisterMode.WP)
+        self._registered.cover(extents)
 
     def uncover(self, pages: Regions) -> None:
         self._populated -= pages
-        unregister(self._space, self._uffd, pages)
+        self._registered.uncover(pages)
 
     def arm(self, extents: Sequence[Extent], how: Arm) -> None:
         for extent in extents:
@@ -162,7 +165,7 @@ class PagemapScanEngine:
     def _each(self, extents: Sequence[Extent], look: Callable[[Extent], NDArray[np.void]]) -> Findings:
         parts: list[NDArray[np.void]] = []
         losses: list[Loss] = []
-        for extent in extents:
+        for extent in self._worth_asking(extents):
             try:
                 found = look(extent)
                 if self._has_gap(extent):
@@ -180,6 +183,30 @@ class PagemapScanEngine:
         if len(parts) == 1:
             return Findings(Regions.trusted(parts[0], page_size=size), losses)
         return Findings(Regions.merged(np.concatenate(parts), page_size=size), losses)
+
+    def _worth_asking(self, extents: Sequence[Extent]) -> Iterator[Extent]:
+        """Those in which something may have been written: of neighbours, one look that changes nothing tells which."""
+        if len(extents) < TOGETHER:
+            yield from extents
+            return
+        extents = Extents.of(extents)
+        done = 0
+        for group in extents.groups(self._registered.regions):
+            yield from extents[done : group.first]
+            yield from self._touched(extents, group)
+            done = group.last
+        yield from extents[done:]
+
+    def _touched(self, extents: Extents, group: Group) -> Iterable[Extent]:
+        """Those of the group that hold something, or all of them if some are lost."""
+        whole = replace(extents[group.first], start=group.start, end=group.end)
+        try:
+            found = self._peek_one(whole)
+            if not self._has_gap(whole):
+                return map(extents.__getitem__, extents.touched(found))
+        except (NotWriteProtectable, NoSuchProcess):
+            pass
+        return extents[group.first : group.last]
 
     def _has_gap(self, extent: Extent) -> bool:
         """Whether part of the extent is no longer mapped; such pages answer nothing, without an error."""

@@ -7,6 +7,8 @@ import contextlib
 import errno
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import (
     InvalidArgument,
     KernelCannot,
@@ -15,13 +17,17 @@ from ..errors import (
     PagescanError,
     RegisteredElsewhere,
 )
+from ..ranges import Regions
+from ..records import runs
 from .base import Extent
+from .extents import BRIDGED_PAGES, TOGETHER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
+
     from ..abi import AddressSpace, Mapping, Userfaultfd
-    from ..ranges import Regions
 
 #: Asking for one mapping takes some 25 microseconds, reading all of a small process some 500.
 _ASKED_ONE_BY_ONE = 16
@@ -78,6 +84,72 @@ def register(space: AddressSpace, uffd: Userfaultfd, extents: Sequence[Extent], 
             uffd.register(extent.start, extent.size, mode)
         except OSError as error:
             raise _explained(space, error, extent) from None
+
+
+class Registrations:
+    """What is registered with one userfaultfd: the extents that are covered, and the short gaps between them.
+
+    A gap within one mapping is registered along, as the mapping then is not split: two more mappings for each buffer
+    would soon be all that a process may have, and each costs every look. Gaps are not protected, so a write there
+    costs nothing, and no answer names them.
+    """
+
+    def __init__(self, space: AddressSpace, uffd: Userfaultfd, mode: int):
+        self._space, self._uffd, self._mode = space, uffd, mode
+        self._covered = self.regions = Regions.empty(page_size=space.page_size)
+
+    def cover(self, extents: Sequence[Extent]) -> None:
+        """Register these; raises a typed error naming the first mapping that cannot be."""
+        pages = Regions.from_pairs(((e.start, e.end) for e in extents), page_size=self._space.page_size)
+        self._covered |= pages
+        spans = self._bridged(pages) if len(pages) >= TOGETHER else pages
+        if len(spans) < len(pages):
+            try:
+                for span in spans:
+                    self._uffd.register(span.start, span.size, self._mode)
+            except OSError:
+                spans = pages  # a gap belongs to somebody else
+            else:
+                self.regions |= spans
+                return
+        self.regions |= pages
+        register(self._space, self._uffd, extents, self._mode)
+
+    def uncover(self, pages: Regions) -> None:
+        """Unregister these, and the gaps that no longer lie between two that are covered."""
+        self._covered -= pages
+        kept = _joined(self._covered, _near(self._covered) & _same_range(self._covered, self.regions))
+        gone, self.regions = self.regions - kept, kept
+        unregister(self._space, self._uffd, gone)
+
+    def _bridged(self, pages: Regions) -> Regions:
+        """The pages and those short gaps between them that lie in one mapping."""
+        near = _near(pages)
+        mapping_at = _finder(self._space, int(near.sum()))
+        for gap in np.flatnonzero(near).tolist():
+            mapping = mapping_at(int(pages.ends[gap]))
+            near[gap] = mapping is not None and mapping.end > pages.starts[gap + 1]
+        return _joined(pages, near)
+
+
+def _near(pages: Regions) -> NDArray[np.bool_]:
+    """For each region but the last: whether the next begins within a short gap."""
+    return pages.starts[1:] - pages.ends[:-1] <= BRIDGED_PAGES * pages.page_size
+
+
+def _same_range(pages: Regions, ranges: Regions) -> NDArray[np.bool_]:
+    """For each region but the last: whether the next begins in the same one of the ranges."""
+    place = np.searchsorted(ranges.starts, pages.starts, "right")
+    same: NDArray[np.bool_] = place[1:] == place[:-1]
+    return same
+
+
+def _joined(pages: Regions, joined: NDArray[np.bool_]) -> Regions:
+    """The regions, those that are joined as one together with the gap between them."""
+    first, last = runs(~joined, len(pages))
+    records = pages.to_records()[first]
+    records["end"] = pages.ends[last]
+    return Regions.trusted(records, page_size=pages.page_size)
 
 
 def unregister(space: AddressSpace, uffd: Userfaultfd, pages: Regions) -> None:

@@ -214,7 +214,7 @@ class Cursor:
 
 def _superset_reasons(coverage: _Coverage, written: Regions) -> list[str]:
     reasons = []
-    if coverage.edges and (coverage.edges & written):
+    if coverage.edges and (written & coverage.edges):
         reasons.append("an edge page is shared with memory beside the buffer")
     for extent in coverage.huge:
         if written.clip(extent.start, extent.end):
