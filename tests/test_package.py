@@ -65,6 +65,7 @@ PUBLIC = [
     "Scan",
     "Series",
     "Store",
+    "StoreUnavailable",
     "Tracker",
     "UnknownCategory",
     "Version",

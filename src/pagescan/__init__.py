@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .errors import NotWriteProtectable as NotWriteProtectable
     from .errors import PagescanError as PagescanError
     from .errors import RegisteredElsewhere as RegisteredElsewhere
+    from .errors import StoreUnavailable as StoreUnavailable
     from .errors import UnknownCategory as UnknownCategory
     from .errors import VersionConflict as VersionConflict
     from .kernel.pagemap import Pagemap as Pagemap
@@ -105,6 +106,7 @@ _HOME = {
     "Scan": "scanning.prepared",
     "Series": "snapshots.series",
     "Store": "snapshots.store",
+    "StoreUnavailable": "errors",
     "Tracker": "trackers.tracker",
     "UnknownCategory": "errors",
     "Version": "snapshots.version",
@@ -158,6 +160,7 @@ __all__ = [
     "Scan",
     "Series",
     "Store",
+    "StoreUnavailable",
     "Tracker",
     "UnknownCategory",
     "Version",

@@ -18,6 +18,7 @@
     ├── AlreadyExists (FileExistsError)       a file is there, and files are never overwritten unasked
     ├── VersionConflict (RuntimeError)        a store's newest version is not the one that this writer builds on
     ├── NoSuchVersion (LookupError)           a store has no such series or version
+    ├── StoreUnavailable (ConnectionError)    object storage cannot be reached, or does not answer as it should
     ├── NoProgress (RuntimeError)             the kernel would return the same position for ever
     └── MissingExtra (ImportError)            an optional dependency is not installed; the hint is the pip line
 
@@ -161,6 +162,10 @@ class VersionConflict(PagescanError, RuntimeError):
 
 class NoSuchVersion(PagescanError, LookupError):
     """The store has no series of that name, or no version of that number."""
+
+
+class StoreUnavailable(PagescanError, ConnectionError):
+    """Object storage cannot be reached, or does not answer as it should. What was due is still due."""
 
 
 class NoProgress(PagescanError, RuntimeError):

@@ -10,6 +10,7 @@ import pytest
 
 import pagescan
 from pagescan import Closed, InvalidArgument, NoSuchVersion, VersionConflict
+from pagescan.snapshots.local import LocalBackend
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -17,8 +18,8 @@ pytestmark = pytest.mark.usefixtures("tracking")
 
 
 @pytest.fixture
-def store(path):
-    with pagescan.open_store(path) as store:
+def store(url):
+    with pagescan.open_store(url) as store:
         yield store
 
 
@@ -91,15 +92,17 @@ class TestCommit:
                 series.commit()
             monkeypatch.undo()
             assert [v.number for v in series.versions] == [1]
-            assert len(store.backend.packs()) == 1
+            # A pack that nobody names may be left where several objects cannot be put in one step.
+            assert len(store.backend.packs()) == 1 or not store.backend.atomic
             array[4 * PAGE] ^= 1
             assert series.commit().written_pages == 2
         assert np.array_equal(store.read("s", 2)["a"], array)
 
-    def test_commit_whose_answer_was_lost_is_known_again(self, store, array, monkeypatch):
-        with store.series("s", a=array) as series:
+    def test_commit_whose_answer_was_lost_is_known_again(self, path, array, monkeypatch):
+        with pagescan.open_store(path) as store, store.series("s", a=array) as series:
             series.commit()
             array[2 * PAGE] ^= 1
+            assert isinstance(store.backend, LocalBackend)
             fold = store.backend._fold_if_long
 
             def lost():
@@ -112,15 +115,15 @@ class TestCommit:
             monkeypatch.undo()
             version = series.commit()
             assert (version.number, version.parent, version.written_pages) == (3, 2, 0)
-        assert np.array_equal(store.read("s", 2)["a"], array)
+            assert np.array_equal(store.read("s", 2)["a"], array)
 
 
 class TestReopened:
-    def test_writes_only_what_differs(self, path, array):
-        with pagescan.open_store(path) as store, store.series("s", a=array) as series:
+    def test_writes_only_what_differs(self, url, array):
+        with pagescan.open_store(url) as store, store.series("s", a=array) as series:
             series.commit()
         array[7 * PAGE] ^= 1
-        with pagescan.open_store(path) as store, store.series("s", a=array) as series:
+        with pagescan.open_store(url) as store, store.series("s", a=array) as series:
             version = series.commit()
             assert (version.number, version.parent, version.written_pages) == (2, 1, 1)
             assert np.array_equal(store.read("s")["a"], array)
@@ -134,9 +137,9 @@ class TestReopened:
             assert series.commit().written_pages == 0
         assert np.array_equal(store.read("s")["a"], array[: 8 * PAGE])
 
-    def test_another_writer_is_a_conflict_that_refresh_mends(self, path, array):
+    def test_another_writer_is_a_conflict_that_refresh_mends(self, url, array):
         other = array.copy()
-        with pagescan.open_store(path) as one, pagescan.open_store(path) as two:
+        with pagescan.open_store(url) as one, pagescan.open_store(url) as two:
             first, second = one.series("s", a=array), two.series("s", a=other)
             first.commit()
             with pytest.raises(VersionConflict, match="another writer") as caught:
@@ -196,14 +199,14 @@ class TestStore:
             assert series.diff(1, 2) == {"a": [slice(0, elements), slice(10_000 // elements * elements, 10_000)]}
             assert series.diff(2, 2) == {}
 
-    def test_file_is_its_owners_alone(self, store, path, array):
-        with store.series("s", a=array) as series:
+    def test_file_is_its_owners_alone(self, path, array):
+        with pagescan.open_store(path) as store, store.series("s", a=array) as series:
             series.commit()
             modes = {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
         assert modes == {0o600}
 
-    def test_closed_store_and_series_say_so(self, path, array):
-        store = pagescan.open_store(path)
+    def test_closed_store_and_series_say_so(self, url, array):
+        store = pagescan.open_store(url)
         series = store.series("s", a=array)
         series.close()
         store.close()

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
 
+#: For how long a pack that no manifest names is left alone where nothing keeps others from writing: one may be about to
+#: name it, or to have read a manifest that did. One day.
+GRACE_NS = 24 * 3600 * 10**9
+
 
 @dataclass(frozen=True, slots=True)
 class PackInfo:
@@ -24,7 +28,8 @@ class PackInfo:
 
     Attributes:
         size: bytes.
-        age_ns: nanoseconds since it was written, by the backend's clock.
+        age_ns: nanoseconds since it was written, or, where ``atomic`` is not so, since the last version that named it
+            was deleted, if that is less; by the backend's clock.
     """
 
     size: int
@@ -62,7 +67,7 @@ class Backend(Protocol):
         """Those of the names under which there is no pack."""
 
     def packs(self) -> dict[str, PackInfo]:
-        """Every pack."""
+        """Every pack. Whoever means to delete those that no manifest names reads the manifests first, then this."""
 
     def delete_packs(self, names: Iterable[str]) -> None:
         """Forget these packs; one that is not there is no error."""
@@ -93,8 +98,9 @@ class Backend(Protocol):
     def check(self) -> list[str]:
         """What is damaged in the backend's own structure, in words; none if nothing is."""
 
-    def reclaim(self) -> None:
-        """Give back to the system what deleted packs took, where that takes a step of its own."""
+    def reclaim(self, grace_ns: int = 0) -> None:
+        """Give back to the system what deleted packs took, and forget versions deleted longer ago than ``grace_ns``,
+        where that takes a step of its own."""
 
     def close(self) -> None:
         """Let go of it; closing twice is no error."""

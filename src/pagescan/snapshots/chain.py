@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..errors import InvalidArgument, VersionConflict
+from .base import GRACE_NS
 from .budget import Budget, to_merge
 from .contents import load, page_count, read_manifest
 from .digests import empty_table, is_zero, table_digest
@@ -44,6 +45,7 @@ class Prepared:
         parent: number of the version it builds on, None for the first of the series.
         parent_digest: of that version's manifest.
         newest: number of the newest version in the store when this was prepared, 0 for none.
+        time_ns: when that was, since 1970 in UTC.
         commit: 32 random hexadecimal digits, of this writer and this step.
         page_size: bytes of a page.
         buffers: all that this writer has.
@@ -55,6 +57,7 @@ class Prepared:
     parent: int | None
     parent_digest: str
     newest: int
+    time_ns: int
     commit: str
     page_size: int
     buffers: tuple[BufferEntry, ...]
@@ -178,8 +181,9 @@ class Chain:
         Until :meth:`adopt` is told of the version that came of it, the next one builds on the same as this.
         """
         self._settle()
-        self._check_parent()
-        known = self._known
+        began, known = time.time_ns(), self._known
+        check_newest(self.backend, self.series, self.newest)
+        check_parent(self.backend, self.series, known.number, known.digest)
         entries = [self._entry(source) for source in sources]
         pages = [self._pages(entry) for entry in entries]
         wanted = [self._due(due.get(entry.name), entry, old) for entry, old in zip(entries, pages, strict=True)]
@@ -194,7 +198,7 @@ class Chain:
             work.append(DuePages(source, entry.key, every, forced, kept > 0, old.digest, old.pack))
 
         def prepared(new: tuple[PackRef, ...]) -> T:
-            return finish(self._prepared(entries, pages, known.packs[:kept], new))
+            return finish(self._prepared(began, entries, pages, known.packs[:kept], new))
 
         return PackWriter(self.backend, self.page_size, kept).write(work, prepared)
 
@@ -216,22 +220,6 @@ class Chain:
             return
         if self._pending[0].commit in manifest.commits:
             self.adopt(manifest)
-
-    def _check_parent(self) -> None:
-        """Raise VersionConflict unless the store is as this writer left it."""
-        check_newest(self.backend, self.series, self.newest)
-        number, expected = self._known.number, self._known.digest
-        if number is None:
-            return
-        try:
-            _, found = read_manifest(self.backend, self.series, number)
-        except KeyError:
-            found = "none"
-        if found != expected:
-            raise VersionConflict(
-                f"version {number} of {self.series!r}, on which this writer builds, was replaced or pruned",
-                hint="series.refresh() compares with the newest version; then commit again",
-            )
 
     def _entry(self, source: Source) -> BufferEntry:
         old = self._known.entries.get(source.name)
@@ -255,6 +243,7 @@ class Chain:
 
     def _prepared(
         self,
+        began: int,
         entries: list[BufferEntry],
         pages: list[_Pages],
         kept: tuple[PackRef, ...],
@@ -273,6 +262,7 @@ class Chain:
             known.number,
             known.digest,
             self.newest,
+            began,
             secrets.token_hex(16),
             self.page_size,
             tuple(final),
@@ -305,6 +295,30 @@ def check_newest(backend: Backend, series: str, expected: int) -> None:
         )
 
 
+def check_parent(backend: Backend, series: str, number: int | None, expected: str) -> None:
+    """Raise VersionConflict unless the version that a writer builds on (None: nothing) is still the one it knows."""
+    if number is None:
+        return
+    try:
+        _, found = read_manifest(backend, series, number)
+    except KeyError:
+        found = "none"
+    if found != expected:
+        raise VersionConflict(
+            f"version {number} of {series!r}, on which this writer builds, was replaced or pruned",
+            hint="series.refresh() compares with the newest version; then commit again",
+        )
+
+
+def _check_age(backend: Backend, parts: Sequence[Prepared]) -> None:
+    """Raise VersionConflict if packs may already be taken for left over, where nothing can keep others from that."""
+    if not backend.atomic and time.time_ns() - min(part.time_ns for part in parts) > GRACE_NS // 2:
+        raise VersionConflict(
+            f"the next version of {parts[0].series!r} was prepared more than half a day ago, and may have been pruned",
+            hint="let every writer prepare() again",
+        )
+
+
 def create(
     backend: Backend, parts: Sequence[Prepared], *, note: str = "", attributes: dict[str, Any] | None = None
 ) -> Manifest:
@@ -314,7 +328,9 @@ def create(
     """
     first = parts[0]
     _check_parts(parts)
+    _check_age(backend, parts)
     check_newest(backend, first.series, first.newest)
+    check_parent(backend, first.series, first.parent, first.parent_digest)
     inherited = _inherited(backend, parts)
     new = [ref for part in parts for ref in part.packs[len(part.packs) - part.new_packs :]]
     manifest = Manifest(

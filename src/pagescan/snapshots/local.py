@@ -122,7 +122,7 @@ class LocalBackend:
             return [str(error)]
         return [text for (text,) in rows if text != "ok"]
 
-    def reclaim(self) -> None:
+    def reclaim(self, grace_ns: int = 0) -> None:
         with self._explained():
             self._sql.execute("PRAGMA incremental_vacuum").fetchall()
             self._fold()

@@ -31,24 +31,35 @@ if TYPE_CHECKING:
     from .manifest import BufferEntry
 
 
-def open_store(url: str | os.PathLike[str], *, create: bool = True) -> Store:
+def open_store(url: str | os.PathLike[str], *, create: bool = True, **options: Any) -> Store:
     """Open a store, or make a new one.
 
     Args:
-        url: a path: one SQLite file, readable by its owner only.
+        url: a path: one SQLite file, readable by its owner only. Or object storage, for many machines (extra ``[s3]``):
+            ``s3://bucket/prefix``, ``gs://bucket/prefix``, ``az://container/prefix``, ``file:///folder``, or, within
+            this process, ``memory://name`` (``memory://`` alone is a new one each time).
         create: whether to make one where there is none.
+        options: for object storage, what obstore's store of that kind takes: ``endpoint=``, ``region=``,
+            ``access_key_id=``, ``client_options={...}``, ``retry_config={...}``. What is not given is taken from the
+            environment (``AWS_ACCESS_KEY_ID``, ...).
 
     Raises:
-        InvalidArgument: there is none (``create=False``), or its format is newer than this pagescan.
+        InvalidArgument: there is none (``create=False``), no such bucket, or its format is newer than this pagescan.
         DataCorrupt: what is there is no store.
-        AccessDenied: it belongs to somebody else.
+        AccessDenied: it belongs to somebody else, or credentials are missing.
+        StoreUnavailable: the storage does not answer.
+        MissingExtra: object storage needs obstore.
     """
-    return Store(_backend(url, create))
+    return Store(_backend(url, create, options))
 
 
-def _backend(url: str | os.PathLike[str], create: bool) -> Backend:
+def _backend(url: str | os.PathLike[str], create: bool, options: dict[str, Any]) -> Backend:
     if isinstance(url, str) and "://" in url:
-        raise InvalidArgument(f"no store is known for {url!r}", hint="give the path of a file")
+        from .objects import ObjectBackend
+
+        return ObjectBackend(url, create=create, options=options)
+    if options:
+        raise InvalidArgument(f"a store in a file takes no options, and was given {', '.join(options)}")
     return LocalBackend(Path(url), create=create)
 
 

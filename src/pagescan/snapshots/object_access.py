@@ -1,0 +1,351 @@
+"""One place in object storage, in a few calls, through obstore; its errors in our words.
+
+Everything is keyed by a path relative to the place. obstore (extra ``[s3]``) is imported when a place is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from ..errors import AccessDenied, Closed, InvalidArgument, MissingExtra, PagescanError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from types import ModuleType
+
+#: What a URL may begin with.
+SCHEMES = ("s3", "gs", "az", "file", "memory")
+#: Objects up to this size are put in one request; larger ones in parts of it, several at once.
+_PART = 8 << 20
+_THREADS = 16
+
+#: ``memory://NAME`` of this process. What is kept there lives as long as the process.
+_memory: dict[str, Any] = {}
+#: The process that first used obstore: its threads do not survive a fork.
+_pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An object, as a listing shows it.
+
+    Attributes:
+        key: relative to the place.
+        size: bytes.
+        age_ns: nanoseconds since it was written, by the clocks of the storage and of this machine.
+    """
+
+    key: str
+    size: int
+    age_ns: int
+
+
+class Place:
+    """Objects under one prefix. Not for two threads at a time."""
+
+    def __init__(self, url: str, store: Any):
+        self.url = url
+        self._store: Any = store
+        self._obstore = _import_obstore()
+
+    def get(self, key: str) -> bytes:
+        """A whole object. Raises KeyError if there is none."""
+        with self._explained(), _missing_is_key_error(key):
+            return bytes(self._obstore.get(self._used(), key).bytes())
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Bytes [start, start + length) of an object, fewer if it is shorter. Raises KeyError if there is none."""
+        if length <= 0:
+            return b""
+        with self._explained(), _missing_is_key_error(key):
+            try:
+                return bytes(self._obstore.get_range(self._used(), key, start=start, length=length))
+            except self._obstore.exceptions.GenericError:
+                # Beyond the end is an error of another text everywhere; the size settles it.
+                if self._obstore.head(self._used(), key)["size"] > start:
+                    raise
+                return b""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Make or replace an object, in one step."""
+        with self._explained():
+            self._obstore.put(self._used(), key, data, use_multipart=False)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Make an object in one step, unless there is one: then nothing changes, and the answer is False."""
+        with self._explained():
+            try:
+                self._obstore.put(self._used(), key, data, mode="create", use_multipart=False)
+            except self._obstore.exceptions.AlreadyExistsError:
+                return False
+            return True
+
+    def upload(self, key: str, parts: Iterable[bytes]) -> int:
+        """Make an object of parts that are made meanwhile; returns its size in bytes. It appears when it is whole."""
+        size, rest = 0, iter(parts)
+
+        def counted() -> Iterator[bytes]:
+            nonlocal size
+            for part in rest:
+                size += len(part)
+                yield part
+
+        stream = counted()
+        first = b"".join(_until(stream, _PART))
+        with self._explained():
+            if size < _PART:
+                self._obstore.put(self._used(), key, first, use_multipart=False)
+            else:
+                self._obstore.put(self._used(), key, itertools.chain([first], stream), chunk_size=_PART)
+        return size
+
+    def items(self, folder: str) -> list[Item]:
+        """The objects under a folder, in the order of their keys."""
+        now = time.time()
+        with self._explained():
+            found = [
+                Item(meta["path"], meta["size"], round((now - meta["last_modified"].timestamp()) * 1e9))
+                for metas in self._obstore.list(self._used(), folder)
+                for meta in metas
+            ]
+        return sorted(found, key=lambda item: item.key)
+
+    def folders(self, folder: str) -> list[str]:
+        """The names of the folders in a folder."""
+        with self._explained():
+            found = self._obstore.list_with_delimiter(self._used(), folder)["common_prefixes"]
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+
+    def absent(self, keys: Sequence[str]) -> list[str]:
+        """Those keys under which there is no object; asks for several at once."""
+        store = self._used()
+
+        def there(key: str) -> bool:
+            try:
+                self._obstore.head(store, key)
+            except FileNotFoundError:
+                return False
+            return True
+
+        with self._explained(), ThreadPoolExecutor(_THREADS, "pagescan-objects") as threads:
+            return [key for key, found in zip(keys, threads.map(there, keys), strict=True) if not found]
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; one that is not there is no error."""
+        if not keys:
+            return
+        with self._explained():
+            try:
+                self._obstore.delete(self._used(), list(keys))
+            except FileNotFoundError:  # some of them, somewhere among the others: one by one
+                for key in keys:
+                    with contextlib.suppress(FileNotFoundError):
+                        self._obstore.delete(self._used(), key)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._store = None
+
+    def _used(self) -> Any:
+        if self._store is None:
+            raise Closed(f"the store {self.url} is closed", hint="call pagescan.open_store() again")
+        _check_process(self.url)
+        return self._store
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """obstore's errors as ours. What the body itself raises goes through as it is."""
+        try:
+            yield
+        except (self._obstore.exceptions.BaseError, FileNotFoundError, PermissionError, TimeoutError) as error:
+            raise _explain(self.url, error) from error
+
+
+class Folder(Place):
+    """A folder of this machine, or of a file system shared by many. What was put is on the disk on return."""
+
+    def __init__(self, url: str, path: Path, store: Any):
+        super().__init__(url, store)
+        self._path = path
+
+    def put(self, key: str, data: bytes) -> None:
+        self._move(data, key, overwrite=True)
+
+    def create(self, key: str, data: bytes) -> bool:
+        return self._move(data, key, overwrite=False)
+
+    def upload(self, key: str, parts: Iterable[bytes]) -> int:
+        size = super().upload(key, parts)
+        self._sync(key)
+        return size
+
+    def _move(self, data: bytes, key: str, *, overwrite: bool) -> bool:
+        # Under its own name only once its bytes are on the disk: an empty one would take the name for ever. What a
+        # crash leaves here looks like a pack that no manifest names, and goes with those.
+        staged = f"packs/{os.urandom(16).hex()}"
+        super().put(staged, data)
+        self._sync(staged)
+        with self._explained():
+            try:
+                self._obstore.rename(self._used(), staged, key, overwrite=overwrite)
+            except self._obstore.exceptions.AlreadyExistsError:
+                self._obstore.delete(self._used(), staged)
+                return False
+        self._sync(key)
+        return True
+
+    def _sync(self, key: str) -> None:
+        """Put a file and the folders down to it on the disk."""
+        file = self._path / key
+        for path in (file, *itertools.takewhile(lambda parent: parent != self._path.parent, file.parents)):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def open_place(url: str, *, create: bool, options: dict[str, Any]) -> Place:
+    """The place that a URL names. ``create``: make the folder of a ``file://`` one.
+
+    Raises InvalidArgument, MissingExtra, AccessDenied, StoreUnavailable.
+    """
+    scheme = url.partition("://")[0]
+    if scheme not in SCHEMES:
+        raise InvalidArgument(
+            f"no store is known for {url!r}",
+            hint="give the path of a file, or a URL that begins with " + ", ".join(f"{name}://" for name in SCHEMES),
+        )
+    obstore = _import_obstore()
+    _check_process(url)
+    if scheme in ("file", "memory"):
+        if options:
+            raise InvalidArgument(f"{scheme}:// takes no options, and was given {', '.join(options)}")
+        return _folder(url, create) if scheme == "file" else _in_memory(url)
+    try:
+        return Place(url, obstore.store.from_url(url, **_with_http(options)))
+    except (obstore.exceptions.UnknownConfigurationKeyError, TypeError, ValueError) as error:
+        raise InvalidArgument(
+            f"{url} cannot be opened with these options: {_words(error)}",
+            hint="options are those of obstore's store classes: endpoint=, region=, access_key_id=, ...",
+        ) from error
+    except obstore.exceptions.BaseError as error:
+        raise _explain(url, error) from error
+
+
+def _folder(url: str, create: bool) -> Folder:
+    parts = urlsplit(url)
+    path = Path(unquote(parts.path))
+    if parts.netloc not in ("", "localhost") or not path.is_absolute():
+        raise InvalidArgument(f"{url!r} names no folder of this machine", hint="write file:///absolute/path")
+    try:
+        if create:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.is_dir():
+            raise InvalidArgument(f"there is no store at {url}")
+        return Folder(url, path, _import_obstore().store.LocalStore(path))
+    except OSError as error:
+        raise _explain(url, error) from error
+
+
+def _in_memory(url: str) -> Place:
+    name = url.partition("://")[2].strip("/")
+    make = _import_obstore().store.MemoryStore
+    # Without a name nobody else could want it.
+    return Place(url, make() if not name else _memory.setdefault(name, make()))
+
+
+def _with_http(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, with plain http allowed where the endpoint says so itself."""
+    endpoint = options.get("endpoint") or options.get("aws_endpoint") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    if not str(endpoint).startswith("http://"):
+        return options
+    return {**options, "client_options": {"allow_http": True, **options.get("client_options", {})}}
+
+
+def _import_obstore() -> ModuleType:
+    try:
+        import obstore
+        import obstore.exceptions
+        import obstore.store
+    except ImportError as error:
+        raise MissingExtra("stores at a URL need obstore", hint="pip install 'pagescan[s3]'") from error
+    return obstore
+
+
+def _check_process(url: str) -> None:
+    """Refuse in a forked child what would wait for ever: obstore's threads stayed in the parent."""
+    global _pid
+    _pid = _pid or os.getpid()
+    if _pid != os.getpid():
+        raise Closed(
+            f"{url} cannot be used in a process that was forked after stores at URLs were used",
+            hint='start workers as new processes: multiprocessing.get_context("spawn")',
+        )
+
+
+@contextlib.contextmanager
+def _missing_is_key_error(key: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        if "NoSuchBucket" in str(error):
+            raise
+        raise KeyError(key) from None
+
+
+def _until(parts: Iterator[bytes], size: int) -> Iterator[bytes]:
+    """Parts of so many bytes together, or a little more."""
+    for part in parts:
+        yield part
+        size -= len(part)
+        if size <= 0:
+            return
+
+
+def _words(error: BaseException) -> str:
+    """obstore's message without what is for its own developers, in one line."""
+    return " ".join(str(error).partition("Debug source")[0].split())
+
+
+def _explain(url: str, error: BaseException) -> PagescanError:
+    words = _words(error)
+    found = re.search(r"\(os error (\d+)\)", words)
+    number = getattr(error, "errno", None) or (int(found[1]) if found else None)
+    name = type(error).__name__
+    if number == errno.ENOSPC:
+        return PagescanError(f"cannot write {url}: no space is left there", errno=number)
+    if name in ("PermissionDeniedError", "UnauthenticatedError") or number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return AccessDenied(f"{url}: access was refused: {words}", hint=_credentials(url), errno=number)
+    if isinstance(error, FileNotFoundError) or "NoSuchBucket" in words:
+        return InvalidArgument(
+            f"{url}: there is no such bucket, container or folder: {words}", hint="make it, or mend the URL"
+        )
+    if "169.254.169.254" in words or "must be specified" in words:
+        return AccessDenied(f"{url}: no credentials were found: {words}", hint=_credentials(url))
+    return StoreUnavailable(
+        f"{url} cannot be reached, or does not answer as it should: {words}",
+        hint="nothing is lost: mend the connection (endpoint=, region=, network) and do it again",
+        errno=number,
+    )
+
+
+def _credentials(url: str) -> str:
+    if url.startswith("file:"):
+        return "give a folder of your own"
+    variables = {
+        "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION",
+        "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+        "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+    }[url.partition("://")[0]]
+    return f"set {variables}, or pass the like of access_key_id= to open_store()"
