@@ -19,6 +19,7 @@ from .ranges import Regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
@@ -81,6 +82,21 @@ def pack_scan_argument(
             return_mask,
         )
     )
+
+
+class Entry(enum.IntFlag):
+    """Bits of the 64-bit entry that ``/proc/PID/pagemap`` has for each page.
+
+    Source: ``Documentation/admin-guide/mm/pagemap.rst``, ``PM_*`` in ``fs/proc/task_mmu.c``.
+    """
+
+    SOFT_DIRTY = 1 << 55  #: written since /proc/PID/clear_refs was given a 4 (Linux 3.11, CONFIG_MEM_SOFT_DIRTY)
+    EXCLUSIVE = 1 << 56  #: mapped by this process alone (Linux 4.2)
+    UFFD_WP = 1 << 57  #: write-protected by userfaultfd (Linux 5.13; from 7.3 on also read-write-protected)
+    GUARD = 1 << 58  #: a guard region (Linux 6.15, 8e2f2aeb8b48)
+    FILE = 1 << 61  #: a page of a file, or shared anonymous memory (Linux 3.5)
+    SWAPPED = 1 << 62  #: swapped out; also markers, such as the one of a write-protected hole
+    PRESENT = 1 << 63  #: in memory
 
 
 class Feature(enum.IntFlag):
@@ -179,6 +195,9 @@ class Pagemap(Protocol):
     def bind(self, argument: bytearray, vec: NDArray[np.void] | None) -> Callable[[], int]:
         """The same call made ready once, for hot paths: calling the result is :meth:`ioctl_scan` of these two."""
 
+    def read_entries(self, start: int, end: int) -> NDArray[np.uint64]:
+        """The file's entries (:class:`Entry`) of the pages of [start, end), one each; 0 for what is not mapped."""
+
     def close(self) -> None: ...
 
 
@@ -218,6 +237,49 @@ class TrackingProof:
     reports_dropped: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryKind:
+    """What of a mapping decides whether its written pages can be found: its likes behave alike.
+
+    Attributes:
+        anonymous: private memory of no file.
+        shared: others may map the same pages.
+        page_size: bytes of the pages that back it (hugetlb: the huge page).
+    """
+
+    anonymous: bool
+    shared: bool
+    page_size: int
+
+    def __str__(self) -> str:
+        what = (
+            "private anonymous memory" if self.anonymous else "shared memory" if self.shared else "private file memory"
+        )
+        return f"{what} in pages of {self.page_size:,} bytes"
+
+
+class TrialMemory(Protocol):
+    """A few fresh pages to try an engine on; never touched, readable and writable.
+
+    Attributes:
+        start, count, size: address of the first, how many, and bytes of each.
+    """
+
+    start: int
+    count: int
+    size: int
+
+    @property
+    def space(self) -> AddressSpace:
+        """The address space they lie in."""
+
+    def write(self, *indices: int) -> None:
+        """Write one byte to each of these pages; never the value that is there."""
+
+    def drop(self, index: int) -> None:
+        """Give a page back (MADV_DONTNEED)."""
+
+
 class AddressSpace(Protocol):
     """Memory one can look at: this process, another one, or a process of the model."""
 
@@ -241,7 +303,23 @@ class AddressSpace(Protocol):
     def prove_tracking(self) -> TrackingProof:
         """Whether asynchronous write protection works here, by a round trip; made once and remembered."""
 
+    def trial(self, kind: MemoryKind) -> AbstractContextManager[TrialMemory]:
+        """Fresh memory of this kind, to prove an engine on by a round trip. It is gone after the block.
+
+        It lies in memory one may write to: for another process that is this one. Where no huge page is free, small
+        pages stand for it.
+        """
+
     def open_pagemap(self) -> Pagemap: ...
+
+    def clear_soft_dirty(self) -> None:
+        """Reset the soft-dirty bits of the whole process (``/proc/PID/clear_refs``). Raises OSError, PagescanError.
+
+        That it succeeds proves nothing: kernels without soft-dirty accept it and do nothing.
+        """
+
+    def foreign_faults(self) -> int:
+        """How many page faults others than the asking thread have taken in this address space so far."""
 
     def open_userfaultfd(self, features: int) -> Userfaultfd: ...
 

@@ -12,11 +12,12 @@ from dataclasses import replace
 import pytest
 
 import pagescan
-from pagescan.cli.doctor import Engine, Report, exit_code, to_document
+from pagescan.cli.doctor import Report, exit_code, to_document
 from pagescan.kernel.bugs import BUGS
 from pagescan.kernel.facts import FACTS, probe_machine
 from pagescan.kernel.findings import BugState, Outcome, State
 from pagescan.kernel.ioctl import ABI, syscall_number
+from pagescan.trackers.choose import Verdict
 
 from .conftest import run_confined
 
@@ -41,7 +42,7 @@ class TestJson:
         document = done.json()
         assert done.err == ""
         assert list(document) == [
-            "schema", "version", "pagescan", "machine", "tracking_works", "engine", "features", "bugs",
+            "schema", "version", "pagescan", "machine", "tracking_works", "engine", "engines", "features", "bugs",
         ]  # fmt: skip
         assert (document["schema"], document["version"]) == ("pagescan.doctor", 1)
         assert document["pagescan"] == pagescan.__version__
@@ -79,14 +80,21 @@ class TestJson:
         assert "steam" in document["engine"]["why"]
 
 
+WORKING = Verdict("pagemap-scan", True, "it was seen")
+
+
+def refusal(why: str, hint: str | None = None) -> Verdict:
+    return Verdict("pagemap-scan", False, why, hint)
+
+
 class TestReport:
     @pytest.mark.parametrize("width", [80, 110])
     def test_fits_the_width_but_for_commands(self, capabilities, width):
-        lines = list(Report(width, colour=False).lines(capabilities, Engine("pagemap-scan", "it was seen")))
+        lines = list(Report(width, colour=False).lines(capabilities, [WORKING]))
         assert max(len(line) for line in lines if "mend: " not in line) <= width
 
     def test_names_every_feature_and_bug(self, capabilities):
-        text = "\n".join(Report(1000, colour=False).lines(capabilities, Engine("pagemap-scan", "it was seen")))
+        text = "\n".join(Report(1000, colour=False).lines(capabilities, [WORKING]))
         assert {fact.title for fact in FACTS if fact.title not in text} == set()
         assert {bug.title for bug in BUGS if bug.title not in text} == set()
         assert 'Tracking works. engine="auto" takes pagemap-scan: it was seen.' in text
@@ -95,22 +103,29 @@ class TestReport:
         refused = with_tracking(
             capabilities, Outcome(State.REFUSED, "tried it", "somebody forbids it", "sudo allow it")
         )
-        lines = list(Report(80, colour=False).lines(refused, Engine(None, "somebody forbids it", "sudo allow it")))
+        lines = list(Report(80, colour=False).lines(refused, [refusal("somebody forbids it", "sudo allow it")]))
         assert "  refused    tracking             tried it" in lines
         assert f"{'':34}why: somebody forbids it" in lines
         assert f"{'':34}mend: sudo allow it" in lines
         verdict = lines[lines.index("Verdict") + 1 :]
         assert verdict[:2] == ["  Tracking does not work here: somebody forbids it.", "  mend: sudo allow it"]
 
+    def test_says_which_engine_takes_over(self, capabilities):
+        engines = [refusal("somebody forbids it", "sudo allow it"), Verdict("compare", True, "it was seen")]
+        lines = list(Report(80, colour=False).lines(capabilities, engines))
+        verdict = lines[lines.index("Verdict") + 1 :]
+        assert 'engine="auto" takes compare.' in " ".join(verdict[0].split() + verdict[1].split())
+        assert verdict[-2:] == ["  The better way does not work here: somebody forbids it.", "  mend: sudo allow it"]
+        assert "  works      compare              it was seen" in lines
+
     def test_command_is_never_wrapped(self, capabilities):
         command = "sudo " + "x " * 60 + "y"
         refused = with_tracking(capabilities, Outcome(State.REFUSED, "", "no", command))
-        assert any(line.endswith(f"mend: {command}") for line in Report(60, False).lines(refused, Engine(None, "no")))
+        assert any(line.endswith(f"mend: {command}") for line in Report(60, False).lines(refused, [refusal("no")]))
 
     def test_colours_only_when_asked(self, capabilities):
-        engine = Engine("pagemap-scan", "it was seen")
-        assert "\x1b" not in "".join(Report(80, colour=False).lines(capabilities, engine))
-        assert "\x1b[32m" in "".join(Report(80, colour=True).lines(capabilities, engine))
+        assert "\x1b" not in "".join(Report(80, colour=False).lines(capabilities, [WORKING]))
+        assert "\x1b[32m" in "".join(Report(80, colour=True).lines(capabilities, [WORKING]))
 
 
 class TestExitCode:
@@ -123,7 +138,7 @@ class TestExitCode:
 
     def test_document_repeats_it(self, capabilities):
         missing = with_tracking(capabilities, Outcome(State.MISSING, "", "no"))
-        assert to_document(missing, Engine(None, "no"))["tracking_works"] is False
+        assert to_document(missing, [refusal("no")])["tracking_works"] is False
 
     def test_command_ends_with_it(self, run):
         done = run("doctor", "--json")
@@ -161,7 +176,9 @@ class TestOrdinaryUser:
         assert "seccomp" in features["tracking"]["cause"]
         assert features["tracking"]["cure"] == f"sudo setfacl -m u:{NOBODY}:rw /dev/userfaultfd"
         assert features["present"]["state"] == "works"
-        assert document["engine"]["name"] is None
+        assert document["engine"]["name"] == "compare"
+        assert "seccomp" in document["engines"][0]["why"]
+        assert document["engine"]["hint"] == features["tracking"]["cure"]
         assert features["confinement"]["evidence"].endswith("seccomp a filter")
 
 

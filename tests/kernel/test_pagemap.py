@@ -8,20 +8,12 @@ import os
 import numpy as np
 import pytest
 
-from pagescan.abi import REGION_DTYPE, pack_scan_argument
+from pagescan.abi import REGION_DTYPE, Entry, pack_scan_argument
 from pagescan.abi import Pagemap as Protocol
 from pagescan.errors import Closed, InvalidArgument, KernelCannot, NoSuchProcess
 from pagescan.kernel import pagemap as module
 from pagescan.kernel.memory import PAGE_SIZE, Advice, madvise
-from pagescan.kernel.pagemap import (
-    ENTRY_EXCLUSIVE,
-    ENTRY_FILE,
-    ENTRY_PRESENT,
-    ENTRY_SWAPPED,
-    ENTRY_UFFD_WP,
-    Pagemap,
-    probe_categories,
-)
+from pagescan.kernel.pagemap import Pagemap, probe_categories
 from pagescan.query import Category
 
 NO_SUCH_PID = 2**22 + 1
@@ -182,8 +174,8 @@ def test_entries_tell_what_is_in_memory(pages):
     area[1] = 1
     with Pagemap.open("self") as opened:
         entries = opened.read_entries(area.address, area.end)
-    bits = entries & np.uint64(ENTRY_PRESENT | ENTRY_SWAPPED | ENTRY_FILE | ENTRY_EXCLUSIVE)
-    assert bits.tolist() == [0, ENTRY_PRESENT | ENTRY_EXCLUSIVE, 0]
+    bits = entries & np.uint64(Entry.PRESENT | Entry.SWAPPED | Entry.FILE | Entry.EXCLUSIVE)
+    assert bits.tolist() == [0, Entry.PRESENT | Entry.EXCLUSIVE, 0]
 
 
 def test_entries_tell_what_is_protected(pages, userfaultfd):
@@ -194,7 +186,7 @@ def test_entries_tell_what_is_protected(pages, userfaultfd):
     userfaultfd.writeprotect(area.at(1), PAGE_SIZE)
     with Pagemap.open("self") as opened:
         entries = opened.read_entries(area.address, area.end - 1)  # the end is rounded up
-    assert (entries & np.uint64(ENTRY_UFFD_WP)).tolist() == [0, ENTRY_UFFD_WP]
+    assert (entries & np.uint64(Entry.UFFD_WP)).tolist() == [0, Entry.UFFD_WP]
 
 
 def test_entries_of_a_misaligned_or_outer_range_are_refused():

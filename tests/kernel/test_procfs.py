@@ -128,7 +128,7 @@ def test_smaps():
 
 def test_stat_with_blanks_and_parentheses_in_the_name():
     text = "4711 (a) S (b c) T " + " ".join(str(field) for field in range(4, 53)) + "\n"
-    assert parse_stat(text) == ("a) S (b c", "T", 22)
+    assert parse_stat(text) == ("a) S (b c", "T", 22, 10 + 12)
 
 
 STATUS = """Name:\tmy (prog)

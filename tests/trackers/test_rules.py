@@ -86,7 +86,7 @@ class TestOneUserfaultfd:
         with open_userfaultfd() as foreign:
             foreign.register(array.ctypes.data, array.nbytes)
             with pytest.raises(RegisteredElsewhere, match="another userfaultfd owns it"):
-                pagescan.track(array)
+                pagescan.track(array, engine="pagemap-scan")
         with pagescan.track(array) as tracker:
             array[0] = 2
             assert tracker.take().page_count == 1

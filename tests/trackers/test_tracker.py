@@ -318,7 +318,7 @@ class TestBadInput:
                 mmap.mmap(reopened.fileno(), 0, access=mmap.ACCESS_READ) as buffer,
                 pytest.raises(NotWriteProtectable, match="opened read-only"),
             ):
-                pagescan.track(buffer)
+                pagescan.track(buffer, engine="pagemap-scan")
 
     def test_a_closed_tracker(self, array):
         tracker = pagescan.track(array)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..kernel.facts import Capabilities
     from ..kernel.findings import BugFinding, Finding
+    from ..trackers.choose import Verdict
 
 SCHEMA_VERSION = 1
 #: Lines longer than this are hard to read.
@@ -33,12 +35,13 @@ class Doctor:
 
     Each line was tried: pages were mapped, one thing was done to one of them, and the kernel was asked. For what does
     not work it says why and, where there is one, the one command that mends it. Then come the known bugs of the
-    kernel's interface, which of them this kernel shows and what pagescan does about each, and which engine
-    engine="auto" takes.
+    kernel's interface, which of them this kernel shows and what pagescan does about each; and the engines, the best
+    first: engine="auto" takes the first that works.
 
     Nothing of the machine is changed. What could crash an affected kernel is not tried.
 
-    Exit codes: 0 tracking works, 4 only a permission is missing, 5 this kernel cannot.
+    Exit codes: 0 the kernel finds written pages, 4 only a permission is missing, 5 this kernel cannot. (With 4 and 5
+    tracking may still work, by comparing contents.)
     """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -52,12 +55,12 @@ class Doctor:
         from ..kernel.facts import probe_machine
 
         capabilities = probe_machine()
-        engine = choose_engine()
+        engines = survey_engines()
         if options.json:
-            write_json("doctor", SCHEMA_VERSION, to_document(capabilities, engine))
+            write_json("doctor", SCHEMA_VERSION, to_document(capabilities, engines))
         else:
             width = min(width_of(sys.stdout), _READABLE)
-            for line in Report(width, use_colour(sys.stdout)).lines(capabilities, engine):
+            for line in Report(width, use_colour(sys.stdout)).lines(capabilities, engines):
                 print(line)
         return exit_code(capabilities)
 
@@ -68,28 +71,21 @@ def exit_code(capabilities: Capabilities) -> ExitCode:
     return codes.get(capabilities["tracking"].state, ExitCode.KERNEL_CANNOT)
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """What ``engine="auto"`` takes: its name (None if none works), why, and how to mend that."""
-
-    name: str | None
-    why: str
-    hint: str | None = None
-
-
-def choose_engine() -> Engine:
-    """Ask the library, as a tracker does."""
+def survey_engines() -> list[Verdict]:
+    """Ask the library, as a tracker does: every engine on ordinary memory of this process, the best first."""
     from ..process.current import current_space
-    from ..trackers.choose import choose
+    from ..trackers.choose import Verdict, survey
 
     try:
-        return Engine(*choose(current_space()))
-    except PagescanError as error:
-        return Engine(None, error.message, error.hint)
+        return survey(current_space())
+    except PagescanError as error:  # PAGESCAN_ENGINE names none
+        return [Verdict(os.environ.get("PAGESCAN_ENGINE", "auto"), False, error.message, error.hint)]
 
 
-def to_document(capabilities: Capabilities, engine: Engine) -> dict[str, Any]:
+def to_document(capabilities: Capabilities, engines: list[Verdict]) -> dict[str, Any]:
     """The content of the JSON document, described field by field in ``docs/commands/doctor.md``."""
+    taken = next((verdict for verdict in engines if verdict.works), None)
+    best = engines[0]
     return {
         "machine": {
             "release": capabilities.release,
@@ -98,7 +94,12 @@ def to_document(capabilities: Capabilities, engine: Engine) -> dict[str, Any]:
             "user": capabilities.user,
         },
         "tracking_works": capabilities["tracking"].state == "works",
-        "engine": asdict(engine),
+        "engine": {
+            "name": taken.name if taken else None,
+            "why": taken.why if taken else best.why,
+            "hint": None if taken is best else best.hint,
+        },
+        "engines": [asdict(verdict) for verdict in engines],
         "features": [_feature(finding) for finding in capabilities.findings],
         "bugs": [_bug(finding) for finding in capabilities.bugs],
     }
@@ -139,7 +140,7 @@ class Report:
         self._width = width
         self._colour = colour
 
-    def lines(self, capabilities: Capabilities, engine: Engine) -> Iterator[str]:
+    def lines(self, capabilities: Capabilities, engines: list[Verdict]) -> Iterator[str]:
         machine = f"Linux {capabilities.release} {capabilities.architecture}"
         pages = f"pages of {format_size(capabilities.page_size)}"
         yield f"pagescan {__version__} on {machine}, {pages}, {_user(capabilities)}"
@@ -150,7 +151,11 @@ class Report:
         yield from ("", self._paint("Known bugs and blind spots of the kernel's interface", 1))
         for bug in capabilities.bugs:
             yield from self._bug(bug)
-        yield from ("", self._paint("Verdict", 1), *self._verdict(capabilities, engine))
+        yield from ("", self._paint("Engines, the best first, on private anonymous memory", 1))
+        for verdict in engines:
+            state = "works" if verdict.works else "missing"
+            yield from self._entry(state, f"{verdict.name:<21}", [verdict.why], verdict.hint)
+        yield from ("", self._paint("Verdict", 1), *self._verdict(capabilities, engines))
 
     def _finding(self, finding: Finding) -> Iterator[str]:
         outcome = finding.outcome
@@ -168,14 +173,21 @@ class Report:
         yield from self._wrapped(f"{label}: {finding.evidence}", 13, _DIM)
         yield from self._wrapped(f"so: {bug.handling}", 13)
 
-    def _verdict(self, capabilities: Capabilities, engine: Engine) -> Iterator[str]:
-        if engine.name:
-            yield from self._wrapped(f'Tracking works. engine="auto" takes {engine.name}: {engine.why}.', 2)
+    def _verdict(self, capabilities: Capabilities, engines: list[Verdict]) -> Iterator[str]:
+        best, taken = engines[0], next((verdict for verdict in engines if verdict.works), None)
+        if taken is best:
+            yield from self._wrapped(f'Tracking works. engine="auto" takes {best.name}: {best.why}.', 2)
             return
-        yield from self._wrapped(f"Tracking does not work here: {engine.why}.", 2)
-        if engine.hint:
-            yield f"  mend: {engine.hint}"
-        if capabilities["pagemap-scan"].state == "works":
+        if taken is not None:
+            yield from self._wrapped(
+                f'Tracking works, at a price (docs/engines.md): engine="auto" takes {taken.name}.', 2
+            )
+            yield from self._wrapped(f"The better way does not work here: {best.why}.", 2)
+        else:
+            yield from self._wrapped(f"Tracking does not work here: {best.why}.", 2)
+        if best.hint:
+            yield f"  mend: {best.hint}"
+        if taken is None and capabilities["pagemap-scan"].state == "works":
             yield from self._wrapped("pagescan scan works: it shows every page state but WRITTEN.", 2)
 
     def _entry(self, state: str, title: str, texts: list[str], cure: str | None) -> Iterator[str]:

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from ..abi import USER_LIMIT, pack_scan_argument
-from ..errors import Closed, InvalidArgument, KernelCannot
+from ..errors import Closed, InvalidArgument, KernelCannot, NoSuchProcess, PagescanError
 from ..query import Category
 from .ioctl import PAGEMAP_SCAN
-from .procfs import open_process_file, process_error
+from .procfs import open_process_file, process_error, read_stat
 
 if TYPE_CHECKING:
     import io
@@ -33,15 +33,6 @@ if TYPE_CHECKING:
     from ..abi import AddressSpace
 
 PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
-
-# Bits of an entry of /proc/PID/pagemap: Documentation/admin-guide/mm/pagemap.rst, PM_* in fs/proc/task_mmu.c.
-ENTRY_SOFT_DIRTY = 1 << 55  #: written since /proc/PID/clear_refs was given a 4 (Linux 3.11, CONFIG_MEM_SOFT_DIRTY)
-ENTRY_EXCLUSIVE = 1 << 56  #: mapped by this process alone (Linux 4.2)
-ENTRY_UFFD_WP = 1 << 57  #: write-protected by userfaultfd (Linux 5.13; from 7.3 on also read-write-protected)
-ENTRY_GUARD = 1 << 58  #: a guard region (Linux 6.15, 8e2f2aeb8b48)
-ENTRY_FILE = 1 << 61  #: a page of a file, or shared anonymous memory (Linux 3.5)
-ENTRY_SWAPPED = 1 << 62  #: swapped out; also markers, such as the one of a write-protected hole
-ENTRY_PRESENT = 1 << 63  #: in memory
 
 
 def probe_categories(scan: Callable[[bytearray], int]) -> Category:
@@ -172,7 +163,7 @@ class Pagemap:
         return call
 
     def read_entries(self, start: int, end: int) -> NDArray[np.uint64]:
-        """The entries (``ENTRY_*`` bits) of the pages of [start, end), one uint64 each. ``start`` is page-aligned.
+        """The entries (:class:`~pagescan.abi.Entry`) of the pages of [start, end); ``start`` is page-aligned.
 
         Bits 0-54 (frame number, or place in the swap) are zero without CAP_SYS_ADMIN.
         Raises InvalidArgument if the range is misaligned or leaves the address space; OSError; Closed.
@@ -195,9 +186,18 @@ class Pagemap:
         while buffer:
             count = os.preadv(descriptor, [buffer], offset)
             if not count:
-                page = offset // 8 * PAGE_SIZE
-                raise InvalidArgument(f"page {page:#x} is beyond the address space of {self.space.label}")
+                raise self._end_of_file(offset // 8 * PAGE_SIZE)
             buffer, offset = buffer[count:], offset + count
+
+    def _end_of_file(self, page: int) -> PagescanError:
+        """Why the file ends here: the memory it was opened for is gone, or the address is none."""
+        try:
+            gone = read_stat(self._pid).state in "ZX"
+        except NoSuchProcess as error:
+            return error
+        if gone:
+            return NoSuchProcess(f"{self.space.label} has exited", pid=self._pid, errno=errno.ESRCH)
+        return InvalidArgument(f"page {page:#x} is beyond the address space of {self.space.label}")
 
     def _refusal(self, error: ValueError) -> Exception:
         return Closed("this pagemap is closed", hint="open it again: Pagemap.open(...)") if self.closed else error

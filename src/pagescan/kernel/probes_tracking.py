@@ -7,11 +7,11 @@ import os
 import tempfile
 from pathlib import Path
 
+from ..abi import Entry
 from ..errors import AccessDenied, KernelCannot
 from . import memory
 from .findings import Outcome, State, works
 from .ioctl import USERFAULTFD_IOC_NEW, ioctl, syscall_number
-from .pagemap import ENTRY_SOFT_DIRTY
 from .probes import compare
 from .procfs import open_process_file, query_mapping
 from .proof import try_tracking
@@ -152,7 +152,7 @@ def _soft_dirty_pages() -> str:
 
 def _soft_dirty(trial: Trial, pages: Pages) -> str:
     entries = trial.pagemap.read_entries(pages.start, pages.end)
-    return "".join(str(i) for i, entry in enumerate(entries.tolist()) if entry & ENTRY_SOFT_DIRTY) or "-"
+    return "".join(str(i) for i, entry in enumerate(entries.tolist()) if entry & Entry.SOFT_DIRTY) or "-"
 
 
 def procmap_query() -> Outcome:

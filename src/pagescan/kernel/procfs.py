@@ -52,6 +52,16 @@ def read_process_file(pid: int, name: str) -> str:
             raise process_error(error, pid, f"read /proc/{pid}/{name}") from error
 
 
+def write_process_file(pid: int, name: str, content: bytes) -> None:
+    """Write to ``/proc/PID/name``, in one call. Raises as :func:`open_process_file`."""
+    who = "self" if pid == os.getpid() else str(pid)
+    try:
+        with open(f"/proc/{who}/{name}", "wb", buffering=0) as file:
+            file.write(content)
+    except OSError as error:
+        raise process_error(error, pid, f"write to /proc/{who}/{name}") from error
+
+
 def process_error(error: OSError, pid: int, asked: str, *, attach: bool = False) -> Exception:
     """The typed error for what went wrong with a process: who is gone, which permission is missing, how to mend it.
 
@@ -415,13 +425,15 @@ class Stat(NamedTuple):
     comm: str  #: the command's name, up to 15 bytes
     state: str  #: one letter, as :attr:`Status.state`
     start_time: int  #: clock ticks since boot; with the pid it names one process for ever
+    faults: int  #: page faults, minor and major, of all its threads so far
 
 
 def parse_stat(text: str) -> Stat:
     """``/proc/PID/stat`` as a value. The name may hold blanks and parentheses: it ends at the last ``)``."""
     head, _, tail = text.rpartition(")")
     fields = tail.split()  # from field 3 of proc_pid_stat(5) on; the start time is field 22
-    return Stat(comm=head.partition("(")[2], state=fields[0], start_time=int(fields[19]))
+    faults = int(fields[7]) + int(fields[9])
+    return Stat(comm=head.partition("(")[2], state=fields[0], start_time=int(fields[19]), faults=faults)
 
 
 def read_stat(pid: int) -> Stat:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import InvalidArgument, NoSuchProcess
 from . import memory, procfs
+from .likeness import memory_like
 from .pagemap import Pagemap
 from .proof import prove_tracking
 from .swapped import truly_swapped
@@ -17,11 +19,12 @@ from .userfaultfd import Userfaultfd, open_userfaultfd
 if TYPE_CHECKING:
     import io
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..abi import Mapping, TrackingProof
+    from ..abi import Mapping, MemoryKind, TrackingProof, TrialMemory
     from ..ranges import Regions
 
 
@@ -39,7 +42,7 @@ class LinuxSpace:
     pid: int
     start_time: int
     page_size: int
-    engines: tuple[str, ...] = ("pagemap-scan",)
+    engines: tuple[str, ...] = ("pagemap-scan", "pagemap-read", "soft-dirty", "compare")
 
     def __init__(self, pid: int):
         if pid <= 0:
@@ -105,6 +108,13 @@ class LinuxSpace:
         """
         return prove_tracking()
 
+    def trial(self, kind: MemoryKind) -> AbstractContextManager[TrialMemory]:
+        """Fresh memory of this kind in this process, whoever's space it is: of another one it says what Linux can do.
+
+        For hugetlb a free huge page is borrowed, if there is one.
+        """
+        return memory_like(kind, self if self.is_self else LinuxSpace.current())
+
     def open_pagemap(self) -> Pagemap:
         """Its ``/proc/PID/pagemap``. Raises NoSuchProcess, AccessDenied, KernelCannot."""
         return Pagemap(procfs.open_process_file(self.pid, "pagemap"), self, self.pid)
@@ -119,6 +129,21 @@ class LinuxSpace:
             )
         return open_userfaultfd(features)
 
+    def clear_soft_dirty(self) -> None:
+        """Reset the soft-dirty bits of the whole process. Raises NoSuchProcess, AccessDenied.
+
+        Linux 3.11, 0f8975ec4db2 ("mm: soft-dirty bits for user memory changes tracking"). Without
+        CONFIG_MEM_SOFT_DIRTY the write succeeds and does nothing.
+        """
+        procfs.write_process_file(self.pid, "clear_refs", b"4")
+
+    def foreign_faults(self) -> int:
+        """Page faults (minor and major) of all threads so far, but for those of the asking one."""
+        if not self.is_self:
+            return procfs.read_stat(self.pid).faults
+        everybody, own = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_THREAD)
+        return everybody.ru_minflt + everybody.ru_majflt - own.ru_minflt - own.ru_majflt
+
     def truly_swapped(self, pagemap: Pagemap, suspects: Regions) -> Regions:
         """Those of the suspects that are really in the swap, and no markers; see :mod:`.swapped`."""
         return truly_swapped(self, pagemap, suspects)
@@ -128,7 +153,13 @@ class LinuxSpace:
 
         Raises InvalidArgument naming the page that cannot be read; NoSuchProcess; AccessDenied.
         """
-        return memory.read_memory(self.pid, regions.starts, regions.ends)
+        try:
+            return memory.read_memory(self.pid, regions.starts, regions.ends)
+        except OSError as error:
+            if not self.is_self or error.errno not in (errno.EPERM, errno.ENOSYS):
+                raise
+        # A container's filter may forbid process_vm_readv(2) even of oneself; the file says the same.
+        return memory.read_own_memory(regions.starts, regions.ends)
 
     def __repr__(self) -> str:
         return f"<LinuxSpace of {self.label}>"

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..abi import Entry
 from ..errors import PagescanError
 from ..ranges import Regions
 from . import procfs
-from .pagemap import ENTRY_SWAPPED, Pagemap
 
 if TYPE_CHECKING:
+    from .pagemap import Pagemap
     from .space import LinuxSpace
 
 # An entry of /proc/PID/pagemap gives a swapped page's area in bits 0-4 and its offset there in bits 5-54, to readers
@@ -62,7 +63,7 @@ def _no_swap() -> bool:
 def _by_entries(pagemap: Pagemap, start: int, end: int, page_size: int) -> Regions | None:
     """The really swapped pages of [start, end); None if the kernel hides where they are."""
     entries = pagemap.read_entries(start, end)
-    swapped = (entries & np.uint64(ENTRY_SWAPPED)) != 0
+    swapped = (entries & np.uint64(Entry.SWAPPED)) != 0
     # Area 0, offset 0 holds the swap area's header, never a page: all zero means "hidden".
     if (swapped & ((entries & _PLACE) == 0)).any():
         return None

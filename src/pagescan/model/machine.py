@@ -57,6 +57,10 @@ class Machine:
             self._map_system(process)
         return process
 
+    def twin(self) -> Machine:
+        """Another machine that behaves alike, with nothing on it."""
+        return Machine(self.page_size, self.bugs, self.behaviour.name, swap=self.has_swap)
+
     def _map_system(self, process: Process) -> None:
         size = self.page_size
         base = 0x7FFE_0000_0000

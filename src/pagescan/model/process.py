@@ -16,6 +16,7 @@ from . import advice, faults, remap, swap
 from .behaviour import MREMAP_DROPS_NEIGHBOUR
 from .buffer import Buffer
 from .fork import fork
+from .likeness import memory_like
 from .mm import TASK_SIZE, Mm, error
 from .pages import SWAP
 from .proof import prove_tracking
@@ -25,9 +26,11 @@ from .vma import Vma
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
+    from ..abi import MemoryKind, TrialMemory
     from .machine import Machine
     from .physical import File
 
@@ -47,7 +50,7 @@ class Process:
         pagemap: an open :class:`Pagemap` of it.
     """
 
-    engines: tuple[str, ...] = ("model",)
+    engines: tuple[str, ...] = ("model", "pagemap-read", "compare")
 
     def __init__(self, machine: Machine, pid: int, mm: Mm):
         self.machine = machine
@@ -289,6 +292,17 @@ class Process:
     def prove_tracking(self) -> TrackingProof:
         """Whether written pages can be tracked on this machine, by a round trip."""
         return prove_tracking(self.machine)
+
+    def trial(self, kind: MemoryKind) -> AbstractContextManager[TrialMemory]:
+        """Fresh memory of this kind, on a machine like this process's."""
+        return memory_like(kind, self.machine)
+
+    def clear_soft_dirty(self) -> None:
+        """Accepted, and without effect: the model is a kernel without CONFIG_MEM_SOFT_DIRTY."""
+
+    def foreign_faults(self) -> int:
+        """None: the model's processes have one thread."""
+        return 0
 
     def truly_swapped(self, pagemap: Any, suspects: Regions) -> Regions:
         """Those of the suspects that are swapped out, and no markers or guards."""

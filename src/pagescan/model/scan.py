@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ..abi import WALK_END
-from ..errors import Closed
+from ..errors import Closed, NoSuchProcess
 from ..query import Category
 from . import behaviour as bugs
 from .categories import Masks, Rules, vma_categories
+from .entries import read_entries
 from .mm import KernelFailure, Mm, error
 from .pages import HUGE
 from .protect import protect_hole, protect_hugetlb
@@ -69,6 +70,14 @@ class Pagemap:
     def bind(self, argument: bytearray, vec: NDArray[np.void] | None) -> Callable[[], int]:
         """The same call made ready: calling the result is :meth:`ioctl_scan` of these two."""
         return lambda: self.ioctl_scan(argument, vec)
+
+    def read_entries(self, start: int, end: int) -> NDArray[np.uint64]:
+        """The file's entries of the pages of [start, end); see :class:`pagescan.abi.Pagemap`."""
+        if self._closed:
+            raise Closed("the pagemap is closed", hint="open another one: process.open_pagemap()")
+        if not self._mm.alive:
+            raise NoSuchProcess(f"{self.space.label} has exited", errno=errno.ESRCH)
+        return read_entries(self._mm, start, end)
 
     def close(self) -> None:
         self._closed = True

@@ -24,6 +24,7 @@ from ..ranges import Regions
 from ..scanning.call import prepare_scan
 from ..scanning.walk import WALK_VEC_LEN, walk
 from .base import Arm, Extent, Findings, Loss
+from .looking import MOVED, UNMAPPED, hugetlb_caveat
 from .registration import plan_extents, register, unregister
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ class AccessedEngine:
     """See the module's docstring; the interface is :class:`.base.Engine`'s."""
 
     name = "accessed"
+    why = "PAGE_IS_ACCESSED under userfaultfd's read-write protection"
 
     def __init__(self, space: AddressSpace):
-        self.why = "PAGE_IS_ACCESSED under userfaultfd's read-write protection"
         self._space = space
         self._pagemap: Pagemap = space.open_pagemap()
         try:
@@ -87,17 +88,20 @@ class AccessedEngine:
                 findings.losses.append(Loss(extent, f"it can no longer be protected ({error.strerror})"))
         return findings
 
-    def peek(self, extents: Sequence[Extent], *, first: bool = False) -> Findings:
+    def peek(self, extents: Sequence[Extent]) -> Findings:
         found: list[Regions] = []
         losses: list[Loss] = []
         for extent in extents:
             if self._space.has_gap(extent.start, extent.end):
-                losses.append(Loss(extent, "part of it is no longer mapped"))
+                losses.append(Loss(extent, UNMAPPED))
             elif not self._still_ours(extent):
-                losses.append(Loss(extent, "it was moved, mapped anew, or unregistered"))
+                losses.append(Loss(extent, MOVED))
             else:
                 found.append(self._regions(self._accessed, extent))
         return Findings(Regions.union(found, page_size=self._space.page_size), losses)
+
+    def caveat(self, written: Regions, extents: Sequence[Extent]) -> str:
+        return hugetlb_caveat(written, extents)
 
     def _regions(self, scan: PreparedScan, extent: Extent) -> Regions:
         return Regions.trusted(walk(scan, extent.start, extent.end), page_size=self._space.page_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +22,7 @@ class Extent:
         start, end: addresses in bytes, multiples of ``page_size``.
         page_size: bytes that one protection covers (a huge page for hugetlb).
         private: the mapping is private, so memory that is given back loses its contents.
+        anonymous: private memory of no file, so that what is not populated holds zeros.
         sparse: its holes are left unprotected, because protecting them would cost page tables (only of private
             anonymous memory, where a hole is known to hold zeros).
     """
@@ -31,6 +32,7 @@ class Extent:
     page_size: int
     private: bool
     sparse: bool = False
+    anonymous: bool = False
 
     @property
     def size(self) -> int:
@@ -63,12 +65,15 @@ class Engine(Protocol):
     """A way to find written pages in one address space. Not for two threads at a time: the hub holds a lock.
 
     ``plan`` has no effect on the memory; the others take extents it returned (or parts of them), by address and without
-    overlap.
+    overlap. Extents that are covered already may be covered again, which changes nothing.
+
+    The one promise that no engine may break: a page whose contents changed between two looks is in the answer of the
+    second, or the second reports a loss. Naming more is allowed, and said by ``caveat``.
     """
 
-    name: str
-    #: Why this engine was chosen, in a sentence.
-    why: str
+    @property
+    def name(self) -> str:
+        """As in ``engine=``."""
 
     def plan(self, pages: Regions) -> list[Extent]:
         """How these pages would be covered; raises a typed error naming the mapping that cannot be."""
@@ -82,8 +87,14 @@ class Engine(Protocol):
     def take(self, extents: Sequence[Extent]) -> Findings:
         """The pages written to since they were last taken or armed, protected again in the same step."""
 
-    def peek(self, extents: Sequence[Extent], *, first: bool = False) -> Findings:
-        """The same, changing nothing; ``first`` allows to stop at the first page found."""
+    def peek(self, extents: Sequence[Extent]) -> Findings:
+        """The same, changing nothing."""
+
+    def caveat(self, written: Regions, extents: Sequence[Extent]) -> str:
+        """Why an answer that names these pages may name too many, in a sentence; "" if each was really written to.
+
+        ``written`` is what the answer names, of ``extents``; it may come from several looks.
+        """
 
     def uncover(self, pages: Regions) -> None:
         """Stop covering these pages; what is no longer mapped is passed over."""
@@ -93,3 +104,11 @@ class Engine(Protocol):
 
     def close_in_child(self) -> None:
         """In a forked child: free the descriptors without touching the parent's coverage."""
+
+
+@runtime_checkable
+class OwnEngines(Protocol):
+    """An address space that brings engines of its own, by names in its ``engines`` (:mod:`pagescan.testing` does)."""
+
+    def make_engine(self, name: str) -> Engine:
+        """A new engine of this name on it."""

@@ -1,8 +1,8 @@
-"""One userfaultfd for a whole address space, and many readers of it.
+"""One engine of each sort for a whole address space, and many readers of it.
 
 A second userfaultfd on the same memory is refused (EBUSY), and protecting a page again makes it "not written" for
-everybody. So all trackers of an address space share one engine, and what one reader's look finds is handed to every
-other reader that covers it: each has its own "since I last asked".
+everybody. So all trackers of an address space that use the same sort of engine share one, and what one reader's look
+finds is handed to every other reader that covers it: each has its own "since I last asked".
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Reader:
 
 
 class Hub:
-    """The readers of one address space and the engine that they share. Safe to use from several threads."""
+    """The readers of one address space by one sort of engine, which they share. Safe to use from several threads."""
 
     def __init__(self, space: AddressSpace, make_engine: Callable[[], Engine]):
         self.space = space
@@ -122,11 +122,16 @@ class Hub:
 
     # Coverage -------------------------------------------------------------------------------------------------------
 
-    def cover(self, pages: Regions, arm: Arm) -> list[Extent]:
-        """Cover these pages and make them "not written"; readers that cover them already lose nothing."""
+    def cover(self, pages: Regions, arm: Arm, check: Callable[[Sequence[Extent]], None] | None = None) -> list[Extent]:
+        """Cover these pages and make them "not written"; readers that cover them already lose nothing.
+
+        ``check`` raises if the engine is not right for these extents; nothing was done to them then.
+        """
         with self.lock:
             self.check()
             extents = self.engine.plan(pages)
+            if check is not None:
+                check(extents)
             # A huge page is covered as a whole, also where the buffer is part of it.
             whole = Regions.from_pairs(((e.start, e.end) for e in extents), page_size=pages.page_size)
             shared = whole & self._once

@@ -33,35 +33,29 @@ error at the second would lose what was found in the first.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..abi import TRACKING_FEATURES, AddressSpace, Mapping, RegisterMode
-from ..errors import CoverageLost, InvalidArgument, NoSuchProcess, NotWriteProtectable
+from ..abi import TRACKING_FEATURES, AddressSpace, RegisterMode
+from ..errors import CoverageLost, NoSuchProcess, NotWriteProtectable
 from ..query import Category, Op
 from ..ranges import Regions
 from ..scanning.call import prepare_scan
 from ..scanning.walk import WALK_VEC_LEN, walk
-from .base import Arm, Extent, Findings, Loss
 from .extents import TOGETHER, Extents
-from .registration import Registrations, plan_extents
+from .looking import UNMAPPED, hugetlb_caveat, look_at_each
+from .registration import Registrations, plan_with_holes, protect_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from ..abi import Pagemap
     from ..scanning.prepared import PreparedScan
+    from .base import Arm, Extent, Findings
     from .extents import Group
-
-#: Bytes of holes that are protected without asking: 512 KiB of page tables.
-HOLES_LIMIT = 256 << 20
-#: Bytes of holes in shared memory or files beyond which covering is refused: 64 MiB of page tables.
-SHARED_HOLES_LIMIT = 32 << 30
 
 _POPULATED = Category.PRESENT | Category.SWAPPED
 
@@ -69,9 +63,8 @@ _POPULATED = Category.PRESENT | Category.SWAPPED
 class PagemapScanEngine:
     """See the module's docstring; the interface is :class:`Engine`'s."""
 
-    def __init__(self, space: AddressSpace, name: str, why: str):
+    def __init__(self, space: AddressSpace, name: str = "pagemap-scan"):
         self.name = name
-        self.why = why
         self._space = space
         self._pagemap: Pagemap = space.open_pagemap()
         try:
@@ -105,25 +98,7 @@ class PagemapScanEngine:
     # Covering -------------------------------------------------------------------------------------------------------
 
     def plan(self, pages: Regions) -> list[Extent]:
-        extents, mappings = plan_extents(self._space, pages)
-        if sum(extent.size for extent in extents) <= HOLES_LIMIT:
-            return extents
-        return [self._maybe_sparse(extent, mapping) for extent, mapping in zip(extents, mappings, strict=True)]
-
-    def _maybe_sparse(self, extent: Extent, mapping: Mapping) -> Extent:
-        """The extent, sparse if it has too many holes to protect."""
-        holes = 0 if self._huge(extent) or extent.size <= HOLES_LIMIT else self._holes(extent)
-        if holes <= HOLES_LIMIT:
-            return extent
-        if mapping.private_anonymous:
-            return replace(extent, sparse=True)
-        if holes > SHARED_HOLES_LIMIT:
-            raise InvalidArgument(
-                f"{mapping} has {holes:,} bytes that were never touched; protecting them would take "
-                f"{holes >> 9:,} bytes of page tables",
-                hint="track the part that is in use (a slice of the buffer)",
-            )
-        return extent
+        return plan_with_holes(self._space, pages, self._holes)
 
     def _holes(self, extent: Extent) -> int:
         scan = prepare_scan(
@@ -159,30 +134,20 @@ class PagemapScanEngine:
     def take(self, extents: Sequence[Extent]) -> Findings:
         return self._each(extents, self._take_one)
 
-    def peek(self, extents: Sequence[Extent], *, first: bool = False) -> Findings:
-        return self._each(extents, functools.partial(self._peek_one, first=first))
+    def peek(self, extents: Sequence[Extent]) -> Findings:
+        return self._each(extents, self._peek_one)
+
+    def caveat(self, written: Regions, extents: Sequence[Extent]) -> str:
+        return hugetlb_caveat(written, extents)
 
     def _each(self, extents: Sequence[Extent], look: Callable[[Extent], NDArray[np.void]]) -> Findings:
-        parts: list[NDArray[np.void]] = []
-        losses: list[Loss] = []
-        for extent in self._worth_asking(extents):
-            try:
-                found = look(extent)
-                if self._has_gap(extent):
-                    raise CoverageLost("part of it is no longer mapped")
-            except NotWriteProtectable:
-                losses.append(Loss(extent, "it was moved, mapped anew, or unregistered"))
-            except (CoverageLost, NoSuchProcess) as error:
-                losses.append(Loss(extent, error.message))
-            else:
-                if len(found):
-                    parts.append(found)
-        size = self._space.page_size
-        if not parts:
-            return Findings(Regions.empty(page_size=size), losses)
-        if len(parts) == 1:
-            return Findings(Regions.trusted(parts[0], page_size=size), losses)
-        return Findings(Regions.merged(np.concatenate(parts), page_size=size), losses)
+        def look_and_check(extent: Extent) -> NDArray[np.void]:
+            found = look(extent)
+            if self._has_gap(extent):
+                raise CoverageLost(UNMAPPED)
+            return found
+
+        return look_at_each(self._worth_asking(extents), look_and_check, page_size=self._space.page_size)
 
     def _worth_asking(self, extents: Sequence[Extent]) -> Iterator[Extent]:
         """Those in which something may have been written: of neighbours, one look that changes nothing tells which."""
@@ -225,12 +190,10 @@ class PagemapScanEngine:
             return self._with_dropped(found, self._pages(self._take_dropped, extent))
         return found
 
-    def _peek_one(self, extent: Extent, *, first: bool = False) -> NDArray[np.void]:
+    def _peek_one(self, extent: Extent) -> NDArray[np.void]:
         if extent.sparse:
             return self._sparse(extent, self._look_sparse, remember=False)
-        found = walk(self._look, extent.start, extent.end, max_pages=int(first))
-        if first and len(found):
-            return found
+        found = walk(self._look, extent.start, extent.end)
         if self._huge(extent):
             empty = self._pages(self._look_dropped, extent)
             return self._with_dropped(found, empty | self._given_back(extent, remember=False))
@@ -254,13 +217,7 @@ class PagemapScanEngine:
 
     def _mark(self, holes: Regions) -> None:
         """Protect what is not populated, which leaves markers."""
-        for region in holes:
-            try:
-                self._uffd.writeprotect(region.start, region.size)
-            except FileNotFoundError:  # ENOENT
-                raise CoverageLost("part of it was unmapped or unregistered during the look") from None
-            except ProcessLookupError:  # ESRCH
-                raise NoSuchProcess("the process exited during the look") from None
+        protect_again(self._uffd, holes.to_records())
 
     def _given_back(self, extent: Extent, found: Regions | None = None, *, remember: bool) -> Regions:
         """What was populated when last taken, or when ``found`` just now, and is no longer: its contents are gone."""

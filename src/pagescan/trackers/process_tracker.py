@@ -186,7 +186,7 @@ class ProcessTracker(ProcessCursor):
 
     @property
     def why(self) -> str:
-        return self._following.engine.why
+        return self._following.why
 
     @property
     def untracked(self) -> list[tuple[Mapping, str]]:
@@ -271,7 +271,8 @@ class _Following:
         proof = space.prove_tracking()
         if not proof.works:
             raise KernelCannot(f"{space.label} cannot be tracked: {proof.why}", hint=proof.hint, pid=space.pid)
-        self.engine = ProcessEngine(space, "pagemap-scan", proof.why)
+        self.engine = ProcessEngine(space)
+        self.why = proof.why
         try:
             self._cover(self._missing(), arm="scan")
         except BaseException:
@@ -312,10 +313,8 @@ class _Following:
             return Written.of(written.with_categories(Category.WRITTEN), self.pages, *self._quality(written))
 
     def _quality(self, written: Regions) -> tuple[Quality, str]:
-        for extent in self.extents:
-            if extent.page_size > self.space.page_size and written.clip(extent.start, extent.end):
-                return Quality.SUPERSET, "hugetlb memory is tracked by whole huge pages"
-        return Quality.EXACT, ""
+        caveat = self.engine.caveat(written, self.extents) if written else ""
+        return (Quality.SUPERSET, caveat) if caveat else (Quality.EXACT, "")
 
     def _last_answer(self, reader: Reader, error: PagescanError) -> Written:
         # Without its memory it is exiting, also where it is not gone yet; after an exec the new memory was found.
@@ -361,7 +360,7 @@ class _Following:
             space.close()
             raise NoSuchProcess(f"process {self.space.pid} has exited", pid=self.space.pid)
         try:
-            engine = ProcessEngine(space, self.engine.name, self.engine.why)
+            engine = ProcessEngine(space)
         except BaseException:
             space.close()
             raise

@@ -5,11 +5,13 @@ from __future__ import annotations
 import bisect
 import contextlib
 import errno
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import (
+    CoverageLost,
     InvalidArgument,
     KernelCannot,
     NoSuchProcess,
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 
 #: Asking for one mapping takes some 25 microseconds, reading all of a small process some 500.
 _ASKED_ONE_BY_ONE = 16
+#: Bytes of holes that are protected without asking: 512 KiB of page tables.
+HOLES_LIMIT = 256 << 20
+#: Bytes of holes in shared memory or files beyond which covering is refused: 64 MiB of page tables.
+SHARED_HOLES_LIMIT = 32 << 30
 
 
 def plan_extents(space: AddressSpace, pages: Regions) -> tuple[list[Extent], list[Mapping]]:
@@ -74,7 +80,35 @@ def _finder(space: AddressSpace, questions: int) -> Callable[[int], Mapping | No
 def _extent(mapping: Mapping, start: int, end: int) -> Extent:
     size, base = mapping.page_size, mapping.start
     low, high = base + (start - base) // size * size, base + -(-(end - base) // size) * size
-    return Extent(low, high, size, private=not mapping.shared)
+    return Extent(low, high, size, private=not mapping.shared, anonymous=mapping.private_anonymous)
+
+
+def plan_with_holes(space: AddressSpace, pages: Regions, holes: Callable[[Extent], int]) -> list[Extent]:
+    """The extents, those sparse that have too many holes to protect; ``holes`` counts their bytes in one extent.
+
+    Raises as :func:`plan_extents`, and InvalidArgument where shared memory has too many.
+    """
+    extents, mappings = plan_extents(space, pages)
+    if sum(extent.size for extent in extents) <= HOLES_LIMIT:
+        return extents
+    small = space.page_size
+    may_be = (extent.page_size == small and extent.size > HOLES_LIMIT for extent in extents)
+    counts = (holes(extent) if ask else 0 for extent, ask in zip(extents, may_be, strict=True))
+    return [_maybe_sparse(*both) for both in zip(extents, mappings, counts, strict=True)]
+
+
+def _maybe_sparse(extent: Extent, mapping: Mapping, holes: int) -> Extent:
+    if holes <= HOLES_LIMIT:
+        return extent
+    if extent.anonymous:
+        return replace(extent, sparse=True)
+    if holes > SHARED_HOLES_LIMIT:
+        raise InvalidArgument(
+            f"{mapping} has {holes:,} bytes that were never touched; protecting them would take "
+            f"{holes >> 9:,} bytes of page tables",
+            hint="track the part that is in use (a slice of the buffer)",
+        )
+    return extent
 
 
 def register(space: AddressSpace, uffd: Userfaultfd, extents: Sequence[Extent], mode: int) -> None:
@@ -150,6 +184,21 @@ def _joined(pages: Regions, joined: NDArray[np.bool_]) -> Regions:
     records = pages.to_records()[first]
     records["end"] = pages.ends[last]
     return Regions.trusted(records, page_size=pages.page_size)
+
+
+def protect_again(uffd: Userfaultfd, found: NDArray[np.void], page_size: int = 1) -> None:
+    """``UFFDIO_WRITEPROTECT`` these records, rounded out to ``page_size``, each by itself: only what a look names.
+
+    Raises CoverageLost for what is no longer registered, NoSuchProcess.
+    """
+    try:
+        for start, end in zip(found["start"].tolist(), found["end"].tolist(), strict=True):
+            low, high = start // page_size * page_size, -(-end // page_size) * page_size
+            uffd.writeprotect(low, high - low)
+    except FileNotFoundError:  # ENOENT
+        raise CoverageLost("part of it was moved, unmapped or unregistered") from None
+    except ProcessLookupError:  # ESRCH
+        raise NoSuchProcess("the process exited during the look") from None
 
 
 def unregister(space: AddressSpace, uffd: Userfaultfd, pages: Regions) -> None:

@@ -12,7 +12,7 @@ from ..errors import Closed, CoverageLost, InvalidArgument
 from ..process.buffers import HeldBuffer
 from ..query import Category
 from ..ranges import Regions
-from .choose import What, drop_if_idle, hub_of
+from .choose import What, cover, drop_if_idle
 from .written import Quality, Written
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def track(
             ``mmap``, ``memoryview``, ``SharedMemory``, torch CPU tensors, buffers of the model. They are held, so that
             they cannot be freed or resized while they are tracked.
         what: ``"written"``, or ``"accessed"`` for pages that were touched at all, also by reading (Linux 7.3).
-        engine: ``"auto"`` takes the first that proves itself here; ``tracker.engine`` and ``tracker.why`` tell.
+        engine: ``"auto"`` takes the first that proves itself on this kind of memory: ``"pagemap-scan"``,
+            ``"pagemap-read"``, ``"soft-dirty"``, ``"compare"``; or one of these by name. ``tracker.engine`` and
+            ``tracker.why`` tell which it is, and why not a better one.
         arm: how the pages are first protected: ``"scan"`` by ``PAGEMAP_SCAN``, ``"ioctl"`` by ``UFFDIO_WRITEPROTECT``.
         on_lost: when coverage of a part is lost (moved, unmapped, unregistered): ``"raise"`` CoverageLost, or
             ``"report"`` the part in full with quality LOST.
@@ -81,18 +83,13 @@ class _Coverage:
                 raise InvalidArgument("the buffers lie in different address spaces", hint="use one tracker for each")
             size = space.page_size
             pages = Regions.from_pairs((buffer.page_range() for buffer in held), page_size=size)
-            self.hub = hub_of(space, engine, what)
-            try:
-                self.extents = self.hub.cover(pages, arm)
-            except BaseException:
-                drop_if_idle(self.hub)
-                raise
+            covered = cover(space, pages, engine, what, arm)
         except BaseException:
             _release(held)
             raise
+        self.hub, self.extents, self.why = covered.hub, covered.extents, covered.why
         self.pages = Regions.from_pairs(((e.start, e.end) for e in self.extents), page_size=size)
         self.on_lost = on_lost
-        self.huge = tuple(extent for extent in self.extents if extent.page_size > size)
         self.edges = _shared_edges(held, size)
         #: Buffers whose object may move its memory in spite of us; the others are pinned by their export.
         self.movable = tuple(buffer for buffer in held if buffer.movable)
@@ -216,11 +213,8 @@ def _superset_reasons(coverage: _Coverage, written: Regions) -> list[str]:
     reasons = []
     if coverage.edges and (written & coverage.edges):
         reasons.append("an edge page is shared with memory beside the buffer")
-    for extent in coverage.huge:
-        if written.clip(extent.start, extent.end):
-            reasons.append(f"hugetlb memory is tracked by whole huge pages of {extent.page_size:,} bytes")
-            break
-    return reasons
+    caveat = coverage.hub.engine.caveat(written, coverage.extents)
+    return [*reasons, caveat] if caveat else reasons
 
 
 def _lost_reason(extent: Extent, why: str) -> str:
@@ -241,7 +235,7 @@ class Tracker(Cursor):
 
     Attributes:
         engine: the name of the engine that answers.
-        why: why this one, in a sentence.
+        why: why this one, and why the better ones were passed over.
         pages: the page ranges that are covered.
     """
 
@@ -259,7 +253,7 @@ class Tracker(Cursor):
 
     @property
     def why(self) -> str:
-        return self._hub.engine.why
+        return self._coverage.why
 
     @property
     def pages(self) -> Regions:

@@ -1,0 +1,63 @@
+"""One look over several extents: what was found in each, and which of them can no longer be asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import CoverageLost, NoSuchProcess, NotWriteProtectable
+from ..ranges import REGION_DTYPE, Regions
+from .base import Findings, Loss
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from .base import Extent
+
+UNMAPPED = "part of it is no longer mapped"
+MOVED = "it was moved, mapped anew, or unregistered"
+
+
+def look_at_each(extents: Iterable[Extent], look: Callable[[Extent], NDArray[np.void]], *, page_size: int) -> Findings:
+    """Ask ``look`` for the records of each extent.
+
+    What ``look`` raises is the extent's loss: CoverageLost with its message, NotWriteProtectable, NoSuchProcess.
+    """
+    parts: list[NDArray[np.void]] = []
+    losses: list[Loss] = []
+    for extent in extents:
+        try:
+            found = look(extent)
+        except NotWriteProtectable:
+            losses.append(Loss(extent, MOVED))
+        except (CoverageLost, NoSuchProcess) as error:
+            losses.append(Loss(extent, error.message))
+        else:
+            if len(found):
+                parts.append(found)
+    if not parts:
+        return Findings(Regions.empty(page_size=page_size), losses)
+    if len(parts) == 1:
+        return Findings(Regions.trusted(parts[0], page_size=page_size), losses)
+    return Findings(Regions.merged(np.concatenate(parts), page_size=page_size), losses)
+
+
+def runs_of(pages: NDArray[np.bool_], start: int, page_size: int, categories: int = 0) -> NDArray[np.void]:
+    """The records of the pages for which a mask is true; the first of them lies at ``start``."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], pages, [False]])))
+    records = np.empty(len(edges) // 2, REGION_DTYPE)
+    records["start"] = edges[::2] * page_size + start
+    records["end"] = edges[1::2] * page_size + start
+    records["categories"] = categories
+    return records
+
+
+def hugetlb_caveat(written: Regions, extents: Sequence[Extent]) -> str:
+    """What there is to say of hugetlb memory, whose protection knows whole huge pages only; "" without any of it."""
+    for extent in extents:
+        if extent.page_size > written.page_size and written.clip(extent.start, extent.end):
+            return f"hugetlb memory is tracked by whole huge pages of {extent.page_size:,} bytes"
+    return ""
