@@ -9,6 +9,7 @@ would go stale unseen.
 from __future__ import annotations
 
 import doctest
+import importlib.util
 import itertools
 import mmap
 import re
@@ -75,11 +76,17 @@ def has_small_pages() -> None:
         raise pagescan.KernelCannot(f"pages have {mmap.PAGESIZE} bytes here")
 
 
+def has_joblib() -> None:
+    if not importlib.util.find_spec("joblib"):
+        raise pagescan.KernelCannot("joblib is not installed (it is in the group bench)")
+
+
 #: What a section may need: a proof that raises KernelCannot or AccessDenied where it cannot be had.
 PROOFS: dict[str, Callable[[], None]] = {
     "PAGEMAP_SCAN": can_scan,
     "WP_ASYNC": can_track,
     "4K_PAGES": has_small_pages,
+    "JOBLIB": has_joblib,
 }
 
 

@@ -19,6 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .cow import CowMeter as CowMeter
+    from .cow import CowSample as CowSample
+    from .cow import cow_meter as cow_meter
     from .errors import AccessDenied as AccessDenied
     from .errors import AlreadyExists as AlreadyExists
     from .errors import Closed as Closed
@@ -80,6 +83,8 @@ _HOME = {
     "Changed": "trackers.changed",
     "Closed": "errors",
     "CoverageLost": "errors",
+    "CowMeter": "cow",
+    "CowSample": "cow",
     "Cursor": "trackers.tracker",
     "DataCorrupt": "errors",
     "InvalidArgument": "errors",
@@ -114,6 +119,7 @@ _HOME = {
     "Written": "trackers.written",
     "Wrote": "trackers.wrote",
     "attach": "trackers.process_tracker",
+    "cow_meter": "cow",
     "empty": "process.allocate",
     "open_store": "snapshots.store",
     "pagemap_scan": "scanning.call",
@@ -134,6 +140,8 @@ __all__ = [
     "Changed",
     "Closed",
     "CoverageLost",
+    "CowMeter",
+    "CowSample",
     "Cursor",
     "DataCorrupt",
     "InvalidArgument",
@@ -169,6 +177,7 @@ __all__ = [
     "Wrote",
     "__version__",
     "attach",
+    "cow_meter",
     "empty",
     "open_store",
     "pagemap_scan",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 #: Every command: its name, and where its class is. A new command is one line here and one module.
 COMMANDS = {
     "completion": "completion:Completion",
+    "cow": "cow:Cow",
     "doctor": "doctor:Doctor",
     "model": "model:Model",
     "record": "record:Record",

@@ -357,6 +357,13 @@ def list_smaps(pid: int) -> list[SmapsEntry]:
     return parse_smaps(read_process_file(pid, "smaps"))
 
 
+def kept_from_children(pid: int) -> list[tuple[int, int]]:
+    """The mappings, [start, end), that a child forked from now on does not share: MADV_DONTFORK (``dc`` of VmFlags),
+    which it does not get, and MADV_WIPEONFORK (``wf``), which it gets empty. Raises as :func:`open_process_file`."""
+    found = [entry.mapping for entry in list_smaps(pid) if entry.flags & {"dc", "wf"}]
+    return [(mapping.start, mapping.end) for mapping in found]
+
+
 # --- status and stat -------------------------------------------------------------------------------------------------
 
 
