@@ -55,10 +55,12 @@ class Findings:
     Attributes:
         written: the written pages.
         losses: extents that could not be asked.
+        unsure: of the written pages, those that may be so only because they were left unprotected; None if none was.
     """
 
     written: Regions
     losses: list[Loss] = field(default_factory=list)
+    unsure: Regions | None = None
 
 
 class Engine(Protocol):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..abi import AddressSpace
     from ..ranges import Regions
     from .base import Arm, Engine, Extent
+    from .extents import Extents
 
 #: What a tracker tells of pages: that they were written to, or that they were touched at all.
 What = Literal["written", "accessed"]
@@ -169,7 +170,7 @@ class Covered:
     """
 
     hub: Hub
-    extents: list[Extent]
+    extents: Extents
     why: str
 
 
@@ -204,7 +205,7 @@ def cover(space: AddressSpace, pages: Regions, name: str, what: What, arm: Arm) 
     return Covered(found[0].hub, found[0].extents, why)
 
 
-def _cover(hub: Hub, pages: Regions, arm: Arm, check: Callable[[Sequence[Extent]], None] | None = None) -> list[Extent]:
+def _cover(hub: Hub, pages: Regions, arm: Arm, check: Callable[[Sequence[Extent]], None] | None = None) -> Extents:
     try:
         return hub.cover(pages, arm, check)
     except BaseException:

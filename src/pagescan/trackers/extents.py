@@ -10,18 +10,18 @@ Gaps are never protected: whoever writes there pays nothing.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..ranges import Regions
 from .base import Extent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
-
-    from ..ranges import Regions
 
 #: The longest gap, in pages, that is registered along: passing over it costs at most what another call does.
 BRIDGED_PAGES = 512
@@ -65,6 +65,23 @@ class Extents(tuple[Extent, ...]):  # noqa: SLOT001 - what is found out later ne
         """Those of ordinary pages whose holes are protected: one query answers for them."""
         plain = (not extent.sparse and extent.page_size == page_size for extent in self)
         return np.fromiter(plain, np.bool_, len(self))
+
+    def within(self, pages: Regions) -> Extents:
+        """The parts of the extents that lie in ``pages``; one that lies there wholly is the same object."""
+        first = np.searchsorted(pages.ends, self.starts, "right")
+        last = np.searchsorted(pages.starts, self.ends, "left")
+        parts: list[Extent] = []
+        for extent, low, high in zip(self, first.tolist(), last.tolist(), strict=True):
+            if high - low == 1 and pages.starts[low] <= extent.start and extent.end <= pages.ends[low]:
+                parts.append(extent)
+            elif low < high:
+                clipped = pages.clip(extent.start, extent.end)
+                parts += (replace(extent, start=part.start, end=part.end) for part in clipped)
+        return Extents(parts)
+
+    def pages(self, page_size: int) -> Regions:
+        """What they cover."""
+        return Regions.from_pairs(zip(self.starts.tolist(), self.ends.tolist(), strict=True), page_size=page_size)
 
     def groups(self, registered: Regions) -> list[Group]:
         """The runs of neighbours, `TOGETHER` or more, that lie in one registered range without a long gap."""

@@ -11,8 +11,7 @@ import os
 import threading
 import weakref
 from collections import Counter
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import CoverageLost
 from ..process.current import close_in_children
@@ -25,6 +24,19 @@ if TYPE_CHECKING:
 
     from ..abi import AddressSpace
     from .base import Arm, Engine, Extent, Findings, Loss
+    from .exempting import Exempting
+
+
+class Due(NamedTuple):
+    """What is due to a reader.
+
+    Attributes:
+        written: the pages, written to as far as is known.
+        unsure: those that may not have been (not all of them need be named).
+    """
+
+    written: Regions
+    unsure: Regions
 
 
 class Reader:
@@ -37,22 +49,37 @@ class Reader:
         losses: extents that can no longer be asked, with the reason.
         epoch: counts the looks, whoever's, that found something new in its pages.
         peers: the readers of the same coverage, this one among them.
+        exempting: what exempts hot pages of the coverage, if that was asked for.
+        unsure: of the pending pages, those that may not have been written to.
     """
 
-    __slots__ = ("__weakref__", "_bounds", "_identity", "epoch", "extents", "losses", "pages", "peers", "pending")
+    __slots__ = (
+        "__weakref__",
+        "_bounds",
+        "_identity",
+        "epoch",
+        "exempting",
+        "extents",
+        "losses",
+        "pages",
+        "peers",
+        "pending",
+        "unsure",
+    )
 
-    def __init__(self, pages: Regions, extents: Sequence[Extent]):
+    def __init__(self, pages: Regions, extents: Sequence[Extent], exempting: Exempting | None = None):
         self.pages = pages
+        self.exempting = exempting
         self._bounds = (int(pages.starts[0]), int(pages.ends[-1])) if pages else (0, 0)
         self.peers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self.extents = Extents.of(extents)
-        self.pending = Regions.empty(page_size=pages.page_size)
+        self.pending = self.unsure = Regions.empty(page_size=pages.page_size)
         self.losses: list[Loss] = []
         self.epoch = 0
         #: Random, so that a key that was stored or sent elsewhere is never mistaken for one of another reader's.
         self._identity = os.urandom(12)
 
-    def told(self, written: Regions) -> None:
+    def told(self, written: Regions, unsure: Regions | None = None) -> None:
         """Remember what a look found that this reader did not take."""
         low, high = self._bounds
         if not written or written.ends[-1] <= low or written.starts[0] >= high:
@@ -61,22 +88,32 @@ class Reader:
         if mine:
             self.epoch += 1
             self.pending |= mine
+            if unsure:
+                self.unsure |= unsure & mine
 
-    def found(self, written: Regions) -> Regions:
-        """Everything due, now that this reader takes, and its own look found ``written``; nothing is due then."""
-        if written:
+    def found(self, findings: Findings) -> Due:
+        """Everything due, now that this reader takes, and these are its own look's findings; nothing is due then."""
+        if findings.written:
             self.epoch += 1
+        due = self.due(findings)
         if self.pending:
-            written |= self.pending
-            self.pending = Regions.empty(page_size=self.pages.page_size)
-        return written
+            self.pending = self.unsure = Regions.empty(page_size=self.pages.page_size)
+        return due
 
-    def give_back(self, written: Regions) -> None:
+    def due(self, findings: Findings) -> Due:
+        """What is due to the reader, with these findings of its own look."""
+        written = findings.written | self.pending if self.pending else findings.written
+        return Due(written, self.unsure | findings.unsure if findings.unsure else self.unsure)
+
+    def give_back(self, written: Regions, unsure: Regions) -> None:
         """These pages are due again; nothing new was found."""
         self.pending |= written & self.pages
+        self.unsure |= unsure
 
     def lost(self, losses: Sequence[Loss]) -> None:
         """Note that these extents are gone, and ask of them no more."""
+        if not losses:
+            return
         self.losses += losses
         gone = {id(loss.extent) for loss in losses}
         self.extents = Extents(extent for extent in self.extents if id(extent) not in gone)
@@ -122,24 +159,24 @@ class Hub:
 
     # Coverage -------------------------------------------------------------------------------------------------------
 
-    def cover(self, pages: Regions, arm: Arm, check: Callable[[Sequence[Extent]], None] | None = None) -> list[Extent]:
+    def cover(self, pages: Regions, arm: Arm, check: Callable[[Sequence[Extent]], None] | None = None) -> Extents:
         """Cover these pages and make them "not written"; readers that cover them already lose nothing.
 
         ``check`` raises if the engine is not right for these extents; nothing was done to them then.
         """
         with self.lock:
             self.check()
-            extents = self.engine.plan(pages)
+            extents = Extents(self.engine.plan(pages))
             if check is not None:
                 check(extents)
             # A huge page is covered as a whole, also where the buffer is part of it.
-            whole = Regions.from_pairs(((e.start, e.end) for e in extents), page_size=pages.page_size)
+            whole = extents.pages(pages.page_size)
             shared = whole & self._once
             try:
                 self.engine.cover(extents)
                 if shared:
-                    self._tell(self.engine.take(clip_extents(extents, shared)), None)
-                self.engine.arm(clip_extents(extents, whole - shared) if shared else extents, arm)
+                    self._share(extents.within(shared), shared)
+                self.engine.arm(extents.within(whole - shared) if shared else extents, arm)
             except BaseException:
                 self.engine.uncover(whole - shared)
                 raise
@@ -160,6 +197,8 @@ class Hub:
                 self._once = self._often = Regions.empty(page_size=self.space.page_size)
                 for other in others.elements():
                     self._note_covered(other)
+                for exempting in self._exemptings():
+                    exempting.bar(self._often)
             if not self.in_child and os.getpid() == self.pid:
                 self.engine.uncover(pages - self._once if overlap else pages)
 
@@ -168,19 +207,35 @@ class Hub:
         self._often |= pages & self._once
         self._once |= pages
 
+    def _share(self, extents: Extents, pages: Regions) -> None:
+        """Protect these pages, which others cover, for one more; the others are told what was written until now."""
+        unsure = [pages - pages]
+        for exempting in self._exemptings():
+            exempting.bar(self._often | pages)
+            unsure.append(exempting.protected(pages))
+        findings = self.engine.take(extents)
+        findings.unsure = Regions.union(unsure)
+        findings.written |= findings.unsure
+        self._tell(findings, None)
+
+    def _exemptings(self) -> set[Exempting]:
+        return {reader.exempting for reader in self._readers if reader.exempting is not None}
+
     def covers_anything(self) -> bool:
         """Whether any coverage is left."""
         return bool(self._covered)
 
     # Readers --------------------------------------------------------------------------------------------------------
 
-    def reader(self, pages: Regions, extents: Sequence[Extent], *, fresh: bool) -> Reader:
+    def reader(self, pages: Regions, extents: Extents, *, fresh: bool, exempting: Exempting | None = None) -> Reader:
         """A new reader, from now on. ``fresh``: the pages have just been armed, so nothing of before is in them."""
         with self.lock:
             self.check()
-            reader = Reader(pages, extents)
+            reader = Reader(pages, extents, exempting)
+            if exempting is not None:
+                exempting.bar(pages & self._often)
             if not fresh:
-                findings = self.engine.take(reader.extents)
+                findings = self._look(reader)
                 self._tell(findings, None)
                 reader.lost(findings.losses)
             reader.peers = self._peers.setdefault(pages, reader.peers)
@@ -188,42 +243,53 @@ class Hub:
             self._readers.add(reader)
             return reader
 
-    def take(self, reader: Reader) -> Regions:
+    def _look(self, reader: Reader) -> Findings:
+        """What the engine finds in the reader's pages; protected again, but for what is exempted."""
+        if reader.exempting is None:
+            return self.engine.take(reader.extents)
+        return reader.exempting.take(self.engine, reader.extents, reader)
+
+    def take(self, reader: Reader) -> Due:
         """What was written to since the reader last asked; protected again. Losses are noted in the reader."""
         with self.lock:
             self.check()
-            findings = self.engine.take(reader.extents)
+            findings = self._look(reader)
             if (self._often or len(reader.peers) > 1) and (findings.written or findings.losses):
                 self._tell(findings, reader)
             if findings.losses:
                 reader.lost(findings.losses)
-            return reader.found(findings.written)
+            due = reader.found(findings)
+            if reader.exempting is not None:
+                reader.exempting.note(reader, due.written)
+            return due
 
     def changed(self, reader: Reader) -> Changed:
         """Whether anything is due to the reader. A second write to a page shows only if the page was protected in
         between, so this takes as well, and what it finds stays due to everybody, the reader included."""
         with self.lock:
             self.check()
-            findings = self.engine.take(reader.extents)
+            findings = self._look(reader)
             if findings.written or findings.losses:
                 self._tell(findings, reader)
-                reader.told(findings.written)
+                reader.told(findings.written, findings.unsure)
                 reader.lost(findings.losses)
             return reader.changed()
 
-    def peek(self, reader: Reader) -> Regions:
+    def peek(self, reader: Reader) -> Due:
         """What take would find, changing nothing."""
         with self.lock:
             self.check()
-            findings = self.engine.peek(reader.extents)
-            if findings.losses:
-                reader.lost(findings.losses)
-            return findings.written | reader.pending if reader.pending else findings.written
+            if reader.exempting is None:
+                findings = self.engine.peek(reader.extents)
+            else:
+                findings = reader.exempting.peek(self.engine, reader.extents)
+            reader.lost(findings.losses)
+            return reader.due(findings)
 
-    def give_back(self, reader: Reader, written: Regions) -> None:
+    def give_back(self, reader: Reader, written: Regions, unsure: Regions) -> None:
         """These pages are due again in the reader's next answer."""
         with self.lock:
-            reader.give_back(written)
+            reader.give_back(written, unsure)
 
     def _tell(self, findings: Findings, asked_by: Reader | None) -> None:
         """Hand what a look found to every other reader. A failed look may have protected pages it did not report, so
@@ -232,17 +298,8 @@ class Hub:
         news = findings.written | Regions.from_pairs(lost, page_size=self.space.page_size)
         for other in asked_by.peers if asked_by and not self._often else self._readers:
             if other is not asked_by:
-                other.told(news)
+                other.told(news, findings.unsure)
 
     def close(self) -> None:
         """Free the descriptors."""
         self.engine.close()
-
-
-def clip_extents(extents: Sequence[Extent], pages: Regions) -> list[Extent]:
-    """The parts of the extents that lie in ``pages``."""
-    return [
-        replace(extent, start=part.start, end=part.end)
-        for extent in extents
-        for part in pages.clip(extent.start, extent.end)
-    ]

@@ -287,9 +287,9 @@ class _Following:
             self._readers.append(reader)
             return reader
 
-    def give_back(self, reader: Reader, written: Regions) -> None:
+    def give_back(self, reader: Reader, written: Written) -> None:
         with self._lock:
-            reader.give_back(written)
+            reader.give_back(written, written.exempted)
 
     def changed(self, reader: Reader) -> Changed:
         with self._lock:
@@ -307,10 +307,11 @@ class _Following:
         with self._lock:
             self._check()
             try:
-                written = reader.found(self._take(reader)) if take else self._peek() | reader.pending
+                due = reader.found(Findings(self._take(reader))) if take else reader.due(Findings(self._peek()))
             except NoSuchProcess as error:
                 return self._last_answer(reader, error)
-            return Written.of(written.with_categories(Category.WRITTEN), self.pages, *self._quality(written))
+            written = due.written.with_categories(Category.WRITTEN)
+            return Written.of(written, self.pages, *self._quality(written))
 
     def _quality(self, written: Regions) -> tuple[Quality, str]:
         caveat = self.engine.caveat(written, self.extents) if written else ""

@@ -12,7 +12,9 @@ from ..errors import Closed, CoverageLost, InvalidArgument
 from ..process.buffers import HeldBuffer
 from ..query import Category
 from ..ranges import Regions
+from ..units import format_count
 from .choose import What, cover, drop_if_idle
+from .exempting import Exempting
 from .written import Quality, Written
 
 if TYPE_CHECKING:
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
 
     from .base import Arm, Extent
     from .changed import Changed
-    from .hub import Hub, Reader
+    from .hub import Due, Hub, Reader
 
 OnLost = Literal["raise", "report"]
+#: What to do with memory that is written to in every interval: protect it as all other, or leave it unprotected.
+Hot = Literal["protect", "exempt"]
 
 
 def track(
@@ -32,6 +36,7 @@ def track(
     engine: str = "auto",
     arm: Arm = "scan",
     on_lost: OnLost = "raise",
+    hot: Hot = "protect",
 ) -> Tracker:
     """Find, from now on, which pages of these buffers are written to.
 
@@ -50,6 +55,10 @@ def track(
         arm: how the pages are first protected: ``"scan"`` by ``PAGEMAP_SCAN``, ``"ioctl"`` by ``UFFDIO_WRITEPROTECT``.
         on_lost: when coverage of a part is lost (moved, unmapped, unregistered): ``"raise"`` CoverageLost, or
             ``"report"`` the part in full with quality LOST.
+        hot: ``"exempt"`` leaves memory that is written to in nearly every interval unprotected, so that its writer pays
+            no faults. It is named in every answer, which is then a SUPERSET (``written.exempted`` has these pages), and
+            protected again now and then, to see whether it is still hot: memory that is written to no more is named in
+            at most 128 further answers. Memory that another tracker covers too is always protected.
 
     What no page table shows is not seen: writes through another mapping of the same shared memory or file (by another
     process, or ``write(2)``), hole punching (``MADV_REMOVE``, ``ftruncate``) of shared memory, ``MADV_DONTNEED`` of a
@@ -60,13 +69,13 @@ def track(
         NotWriteProtectable, RegisteredElsewhere: the mapping cannot be tracked; named.
         KernelCannot: this machine cannot track; says why and what mends it.
     """
-    return Tracker(buffers, what=what, engine=engine, arm=arm, on_lost=on_lost)
+    return Tracker(buffers, what=what, engine=engine, arm=arm, on_lost=on_lost, hot=hot)
 
 
 class _Coverage:
     """What is covered for one tracker and its cursors: ends by close(), or when none of them is left."""
 
-    def __init__(self, buffers: tuple[Any, ...], what: What, engine: str, arm: Arm, on_lost: OnLost):
+    def __init__(self, buffers: tuple[Any, ...], what: What, engine: str, arm: Arm, on_lost: OnLost, hot: Hot):
         if not buffers:
             raise InvalidArgument("track() was given no buffer", hint="pass one or more: track(array, other)")
         if what not in ("written", "accessed"):
@@ -75,6 +84,10 @@ class _Coverage:
             raise InvalidArgument(f"arm = {arm!r}", hint='use "scan" (PAGEMAP_SCAN) or "ioctl" (UFFDIO_WRITEPROTECT)')
         if on_lost not in ("raise", "report"):
             raise InvalidArgument(f"on_lost = {on_lost!r}", hint='use "raise" or "report"')
+        if hot not in ("protect", "exempt"):
+            raise InvalidArgument(
+                f"hot = {hot!r}", hint='use "protect" (all pages alike) or "exempt" (not the hot ones)'
+            )
         held: list[HeldBuffer] = []
         try:
             held += (HeldBuffer(buffer) for buffer in buffers)
@@ -88,7 +101,8 @@ class _Coverage:
             _release(held)
             raise
         self.hub, self.extents, self.why = covered.hub, covered.extents, covered.why
-        self.pages = Regions.from_pairs(((e.start, e.end) for e in self.extents), page_size=size)
+        self.pages = self.extents.pages(size)
+        self.exempting = Exempting(self.extents, size) if hot == "exempt" else None
         self.on_lost = on_lost
         self.edges = _shared_edges(held, size)
         #: Buffers whose object may move its memory in spite of us; the others are pinned by their export.
@@ -128,7 +142,9 @@ class Cursor:
     def __init__(self, coverage: _Coverage, *, fresh: bool = False):
         self._coverage = coverage
         self._hub = coverage.hub
-        self._reader: Reader = self._hub.reader(coverage.pages, coverage.extents, fresh=fresh)
+        self._reader: Reader = self._hub.reader(
+            coverage.pages, coverage.extents, fresh=fresh, exempting=coverage.exempting
+        )
 
     def take(self) -> Written:
         """The pages written to since this reader last asked; they are protected again, atomically for each page.
@@ -174,7 +190,7 @@ class Cursor:
         try:
             yield written
         except BaseException:
-            self._hub.give_back(self._reader, written)
+            self._hub.give_back(self._reader, written, written.exempted)
             raise
 
     def _check(self) -> None:
@@ -184,23 +200,27 @@ class Cursor:
         for buffer in coverage.movable:
             buffer.check_place()
 
-    def _answer(self, written: Regions, *, keep: bool) -> Written:
+    def _answer(self, due: Due, *, keep: bool) -> Written:
         coverage, losses = self._coverage, self._reader.losses
+        written = due.written
+        exempted = written & due.unsure if due.unsure else None
         if losses:
             if keep and coverage.on_lost == "raise":
-                self._hub.give_back(self._reader, written)
+                self._hub.give_back(self._reader, written, due.unsure)
             self._check_lost()
             gone = Regions.from_pairs(
                 ((loss.extent.start, loss.extent.end, int(Category.WRITTEN)) for loss in losses),
                 page_size=coverage.pages.page_size,
             )
             return Written.of(
-                written | gone, coverage.pages, Quality.LOST, _lost_reason(losses[0].extent, losses[0].why)
+                written | gone, coverage.pages, Quality.LOST, _lost_reason(losses[0].extent, losses[0].why), exempted
             )
         if written:
             reasons = _superset_reasons(coverage, written)
+            if exempted:
+                reasons.append(f"{format_count(exempted.page_count, 'hot page')} left unprotected and always named")
             if reasons:
-                return Written.of(written, coverage.pages, Quality.SUPERSET, "; ".join(reasons))
+                return Written.of(written, coverage.pages, Quality.SUPERSET, "; ".join(reasons), exempted)
         return Written.of(written, coverage.pages)
 
     def _check_lost(self) -> None:
@@ -239,8 +259,8 @@ class Tracker(Cursor):
         pages: the page ranges that are covered.
     """
 
-    def __init__(self, buffers: tuple[Any, ...], *, what: What, engine: str, arm: Arm, on_lost: OnLost):
-        coverage = _Coverage(buffers, what, engine, arm, on_lost)
+    def __init__(self, buffers: tuple[Any, ...], *, what: What, engine: str, arm: Arm, on_lost: OnLost, hot: Hot):
+        coverage = _Coverage(buffers, what, engine, arm, on_lost, hot)
         try:
             super().__init__(coverage, fresh=True)
         except BaseException:

@@ -28,19 +28,30 @@ class Written(Regions):
         quality: a :class:`Quality`.
         reason: why it is not EXACT, in a sentence; "" if it is.
         covered: the page ranges that were asked about.
+        exempted: those of the regions that are named because they were left unprotected, as hot pages are under
+            ``hot="exempt"``; whether they were written to is not known.
     """
 
-    __slots__ = ("covered", "quality", "reason")
+    __slots__ = ("covered", "exempted", "quality", "reason")
 
     quality: Quality
     reason: str
     covered: Regions
+    exempted: Regions
 
     @classmethod
-    def of(cls, regions: Regions, covered: Regions, quality: Quality = Quality.EXACT, reason: str = "") -> Written:
+    def of(
+        cls,
+        regions: Regions,
+        covered: Regions,
+        quality: Quality = Quality.EXACT,
+        reason: str = "",
+        exempted: Regions | None = None,
+    ) -> Written:
         """An answer over ``covered`` from its regions."""
         self = cls.like(regions)
         self.covered, self.quality, self.reason = covered, quality, reason
+        self.exempted = Regions.empty(page_size=regions.page_size) if exempted is None else exempted
         return self
 
     def slices(self, array: Any) -> list[slice]:

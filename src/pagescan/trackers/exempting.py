@@ -1,0 +1,94 @@
+"""Looks at a coverage whose hot pages are exempted: the policy of :mod:`.hot` between a hub and its engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..ranges import Regions
+from .base import Engine, Findings, Loss
+from .hot import HotPages
+
+if TYPE_CHECKING:
+    from .extents import Extents
+
+
+class Exempting:
+    """What the readers of one coverage share under ``hot="exempt"``. Not for two threads at a time."""
+
+    def __init__(self, extents: Extents, page_size: int):
+        small = type(extents)(extent for extent in extents if extent.page_size == page_size)
+        # The mapping of a huge page could be exempted as a whole only, and its fault costs little for each byte.
+        self._hot = HotPages(small.pages(page_size))
+        self._asked: tuple[Extents, Regions, Extents] | None = None
+
+    @property
+    def exempt(self) -> Regions:
+        """What is left unprotected now, and named in every answer."""
+        return self._hot.exempt
+
+    def bar(self, pages: Regions) -> None:
+        """More than one covers these pages, and not all may want it: they are exempt no longer."""
+        self._hot.bar(pages)
+
+    def protected(self, pages: Regions) -> Regions:
+        """These are protected again by somebody else; returns those that were left unprotected."""
+        return self._hot.protected(pages)
+
+    def take(self, engine: Engine, extents: Extents, reader: object) -> Findings:
+        """As :meth:`Engine.take`, and what is exempt is named too."""
+        hot = self._hot
+        unsure = hot.unprotected
+        hot.begin()
+        candidates = hot.candidates(reader)
+        if candidates:
+            # What is found hot now stays as it is, WRITTEN and unprotected.
+            hot.exempt_those_in(engine.peek(extents.within(candidates)).written)
+        findings = engine.take(self._not_exempt(extents))
+        hot.done()
+        # What was unprotected until now is named whole: whoever was told of it before may hold any older contents.
+        return self._with_exempt(findings, extents, unsure)
+
+    def peek(self, engine: Engine, extents: Extents) -> Findings:
+        """As :meth:`Engine.peek`, and what is exempt is named too."""
+        findings = engine.peek(self._not_exempt(extents))
+        return self._with_exempt(findings, extents, self._hot.unprotected)
+
+    def note(self, reader: object, answer: Regions) -> None:
+        """What the reader was answered."""
+        self._hot.note(reader, answer)
+
+    def _not_exempt(self, extents: Extents) -> Extents:
+        exempt = self._hot.exempt
+        if not exempt:
+            return extents
+        if self._asked is None or self._asked[0] is not extents or self._asked[1] is not exempt:
+            others = extents.pages(exempt.page_size) - exempt
+            self._asked = extents, exempt, extents.within(others)
+        return self._asked[2]
+
+    def _with_exempt(self, findings: Findings, extents: Extents, unsure: Regions) -> Findings:
+        exempt = self._hot.exempt
+        written = _side_by_side(findings.written, exempt)
+        if unsure is not exempt and unsure:
+            written |= unsure
+        return Findings(written, _whole(findings.losses, extents), unsure or None)
+
+
+def _whole(losses: list[Loss], extents: Extents) -> list[Loss]:
+    """Losses of the extents themselves, where part of one was asked."""
+    found: dict[int, Loss] = {}
+    for loss in losses:
+        at = int(np.searchsorted(extents.ends, np.uint64(loss.extent.start), "right"))
+        found.setdefault(at, Loss(extents[at], loss.why))
+    return list(found.values())
+
+
+def _side_by_side(a: Regions, b: Regions) -> Regions:
+    """The union of what does not overlap."""
+    if not a or not b:
+        return a or b
+    records = np.concatenate([a.to_records(), b.to_records()])
+    order = np.argsort(records["start"], kind="stable")
+    return Regions.merged(records[order], page_size=a.page_size, unknown=a.unknown)
