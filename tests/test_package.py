@@ -89,7 +89,7 @@ PUBLIC = [
     "wrote",
     "zeros",
 ]
-MODULES = {"errors", "model"}  # public modules, reached as attributes
+MODULES = {"errors", "model", "testing"}  # public modules, reached as attributes
 
 
 class TestPublicNames:

@@ -192,7 +192,7 @@ __all__ = [
 ]
 
 
-_MODULES = ("errors", "model")
+_MODULES = ("errors", "model", "testing")
 
 
 def __getattr__(name: str) -> Any:

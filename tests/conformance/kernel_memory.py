@@ -43,14 +43,25 @@ class Memory:
     kind: str
     buffer: Any
     unit: int = PAGE
+    droppable: bool = True
 
     @property
     def address(self) -> int:
         return int(self.buffer.ctypes.data)
 
     @property
+    def nbytes(self) -> int:
+        return int(self.buffer.nbytes)
+
+    @property
     def units(self) -> int:
-        return int(self.buffer.nbytes) // self.unit
+        return self.nbytes // self.unit
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.buffer[offset : offset + len(data)] = np.frombuffer(data, np.uint8)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.buffer[offset : offset + length].tobytes()
 
     def fill(self, value: int) -> None:
         """Write to every byte."""

@@ -37,14 +37,25 @@ class ModelMemory:
         self.buffer = buffer
         self.unit = unit
         self.process = buffer.space
+        self.droppable = True
 
     @property
     def address(self) -> int:
         return self.buffer.address
 
     @property
+    def nbytes(self) -> int:
+        return self.buffer.nbytes
+
+    @property
     def units(self) -> int:
-        return self.buffer.nbytes // self.unit
+        return self.nbytes // self.unit
+
+    def write(self, offset: int, data: bytes) -> None:
+        self.process.write(self.address + offset, data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self.process.read(self.address + offset, length)
 
     def fill(self, value: int) -> None:
         self.process.write(self.address, bytes([value]) * self.buffer.nbytes)

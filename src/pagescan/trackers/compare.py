@@ -7,7 +7,7 @@ truncated, transfers by devices. A page that was written with the bytes it held 
 about contents.
 
 What it costs: a take reads all the memory (docs/engines.md), and what it held is kept: a copy of everything, or above
-`COPY_LIMIT` bytes 16 bytes a page, if the package xxhash is installed. Writers pay nothing.
+`copy_limit` bytes 16 bytes a page, if the package xxhash is installed. Writers pay nothing.
 
 *The moment of the answer*. A page that is not named holds the bytes it held when it was last taken: of that the answer
 is certain. But nobody notices a page that changes and changes back between two takes. So who copies named pages has to
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from .base import Arm, Extent, Findings
     from .contents import Summary
 
-#: Bytes of one extent up to which a copy is kept, whatever is installed.
-COPY_LIMIT = 64 << 20
 #: Bytes read and compared at a time.
 BLOCK = 1 << 20
 _POPULATED = np.uint64(Entry.PRESENT | Entry.SWAPPED)
@@ -53,10 +51,11 @@ class CompareEngine:
     """See the module's docstring; the interface is :class:`.base.Engine`'s."""
 
     name = "compare"
+    #: Bytes of one extent up to which a copy is kept, whether digests are to be had or not.
+    copy_limit = 64 << 20
 
-    def __init__(self, space: AddressSpace, *, copy_limit: int = COPY_LIMIT):
+    def __init__(self, space: AddressSpace):
         self._space = space
-        self._copy_limit = copy_limit
         self._contents = Contents(space.page_size)
         self._digests = digests()
         self._pagemap: Pagemap | None
@@ -80,7 +79,7 @@ class CompareEngine:
             self._contents.add(extent.start, extent.end, self._summary_for(extent))
 
     def _summary_for(self, extent: Extent) -> Summary:
-        return copies if extent.size <= self._copy_limit or self._digests is None else self._digests
+        return copies if extent.size <= self.copy_limit or self._digests is None else self._digests
 
     def arm(self, extents: Sequence[Extent], how: Arm) -> None:
         for extent in extents:
