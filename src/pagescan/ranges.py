@@ -30,6 +30,7 @@ from .location import locate as locate
 from .query import Category, Query, category_names
 from .records import (
     MAX_ADDRESS,
+    NOTHING,
     ascending,
     both,
     cover,
@@ -96,9 +97,10 @@ class Regions:
         self._take(join_equal(in_order(to_records(records))), page_size, unknown)
 
     def _take(self, records: NDArray[np.void], page_size: int, unknown: int) -> None:
-        view = records.view()
-        view.flags.writeable = False
-        self._records = view
+        if records.flags.writeable:
+            records = records.view()
+            records.setflags(write=False)
+        self._records = records
         self._page_size = page_size
         self._unknown = Category(unknown) if unknown else _NONE_UNKNOWN
 
@@ -130,7 +132,7 @@ class Regions:
     @classmethod
     def empty(cls, *, page_size: int = 4096, unknown: int = Category(0)) -> Self:
         """No region at all."""
-        return cls.trusted(np.empty(0, REGION_DTYPE), page_size=page_size, unknown=unknown)
+        return cls.trusted(NOTHING, page_size=page_size, unknown=unknown)
 
     @classmethod
     def span(cls, start: int, end: int, categories: int = 0, *, page_size: int = 4096) -> Self:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 #: One region: ``start`` and ``end`` (exclusive) are addresses in bytes. The 24 bytes of the kernel's ``struct
 #: page_region`` (``include/uapi/linux/fs.h``), so that an answer of the kernel is a value without a copy.
 REGION_DTYPE = np.dtype([("start", np.uint64), ("end", np.uint64), ("categories", np.uint64)])
+#: No records at all.
+NOTHING = np.zeros(0, dtype=REGION_DTYPE)
+NOTHING.setflags(write=False)
 
 #: The largest end. The byte before it is the last that can be named: an end of 2**64 is no 64-bit number.
 MAX_ADDRESS = (1 << 64) - 1

@@ -34,6 +34,7 @@ from ..abi import (
 from ..errors import Closed, NoProgress
 from ..query import Category, Masks, Op, Query
 from ..ranges import Regions
+from ..records import NOTHING
 from .checks import ADDRESS_LIMIT, batch_regions, check_numbers, known_only, refuse_partial_huge_pages
 from .explain import explain
 
@@ -49,10 +50,6 @@ _WPALLOWED = int(Category.WPALLOWED)
 _COPIED = 2048
 _HAND_OUT_SHARE = 16
 _ALIGNMENT = 4096
-
-#: The records of an answer without any.
-NOTHING = np.zeros(0, dtype=REGION_DTYPE)
-NOTHING.flags.writeable = False
 
 _MASK, _ANYOF, _RETURN = (SCAN_FIELDS.index(field) for field in ("category_mask", "category_anyof_mask", "return_mask"))
 

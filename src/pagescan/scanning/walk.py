@@ -11,9 +11,8 @@ from ..errors import InvalidArgument
 from ..process.target import Target, resolve
 from ..query import ALL_CATEGORIES, Category, Query
 from ..ranges import Regions
-from ..records import join_equal
+from ..records import NOTHING, join_equal
 from .call import prepare_scan
-from .prepared import NOTHING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

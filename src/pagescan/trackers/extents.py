@@ -47,6 +47,7 @@ class Extents(tuple[Extent, ...]):  # noqa: SLOT001 - what is found out later ne
     """Extents by address, immutable, with their bounds as arrays; what is found out about all of them is kept."""
 
     _grouped: tuple[Regions, list[Group]] | None = None
+    _huge: tuple[int, tuple[Extent, ...]] | None = None
 
     @classmethod
     def of(cls, extents: Iterable[Extent]) -> Extents:
@@ -60,6 +61,12 @@ class Extents(tuple[Extent, ...]):  # noqa: SLOT001 - what is found out later ne
     @functools.cached_property
     def ends(self) -> NDArray[np.uint64]:
         return np.fromiter((extent.end for extent in self), np.uint64, len(self))
+
+    def huge(self, page_size: int) -> tuple[Extent, ...]:
+        """Those whose pages are larger than that: hugetlb memory."""
+        if self._huge is None or self._huge[0] != page_size:
+            self._huge = page_size, tuple(extent for extent in self if extent.page_size > page_size)
+        return self._huge[1]
 
     def _plain(self, page_size: int) -> NDArray[np.bool_]:
         """Those of ordinary pages whose holes are protected: one query answers for them."""

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import CoverageLost, NoSuchProcess, NotWriteProtectable
 from ..ranges import REGION_DTYPE, Regions
 from .base import Findings, Loss
+from .extents import Extents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -21,16 +22,25 @@ UNMAPPED = "part of it is no longer mapped"
 MOVED = "it was moved, mapped anew, or unregistered"
 
 
-def look_at_each(extents: Iterable[Extent], look: Callable[[Extent], NDArray[np.void]], *, page_size: int) -> Findings:
-    """Ask ``look`` for the records of each extent.
+def look_at_each(
+    extents: Iterable[Extent],
+    look: Callable[[Extent], NDArray[np.void]],
+    *,
+    has_gap: Callable[[Extent], bool] | None = None,
+    page_size: int,
+) -> Findings:
+    """Ask ``look`` for the records of each extent, and then, if it is given, ``has_gap``.
 
-    What ``look`` raises is the extent's loss: CoverageLost with its message, NotWriteProtectable, NoSuchProcess.
+    A gap is the extent's loss, and so is what they raise: CoverageLost with its message, NotWriteProtectable,
+    NoSuchProcess.
     """
     parts: list[NDArray[np.void]] = []
     losses: list[Loss] = []
     for extent in extents:
         try:
             found = look(extent)
+            if has_gap is not None and has_gap(extent):
+                raise CoverageLost(UNMAPPED)
         except NotWriteProtectable:
             losses.append(Loss(extent, MOVED))
         except (CoverageLost, NoSuchProcess) as error:
@@ -57,7 +67,7 @@ def runs_of(pages: NDArray[np.bool_], start: int, page_size: int, categories: in
 
 def hugetlb_caveat(written: Regions, extents: Sequence[Extent]) -> str:
     """What there is to say of hugetlb memory, whose protection knows whole huge pages only; "" without any of it."""
-    for extent in extents:
-        if extent.page_size > written.page_size and written.clip(extent.start, extent.end):
+    for extent in Extents.of(extents).huge(written.page_size):
+        if written.clip(extent.start, extent.end):
             return f"hugetlb memory is tracked by whole huge pages of {extent.page_size:,} bytes"
     return ""

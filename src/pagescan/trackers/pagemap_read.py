@@ -22,16 +22,16 @@ unmapped memory reads as zeros, so we ask whether there is a gap.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..abi import TRACKING_FEATURES, AddressSpace, Entry, RegisterMode
-from ..errors import CoverageLost
 from ..query import Category
 from ..ranges import Regions
 from ..records import join_equal
-from .looking import UNMAPPED, hugetlb_caveat, look_at_each, runs_of
+from .looking import hugetlb_caveat, look_at_each, runs_of
 from .registration import Registrations, plan_with_holes, protect_again
 
 if TYPE_CHECKING:
@@ -95,11 +95,14 @@ class PagemapReadEngine:
     # Asking ---------------------------------------------------------------------------------------------------------
 
     def take(self, extents: Sequence[Extent]) -> Findings:
-        return look_at_each(extents, lambda extent: self._look(extent, take=True), page_size=self._space.page_size)
+        return self._each(extents, take=True)
 
     def peek(self, extents: Sequence[Extent]) -> Findings:
-        size = self._space.page_size
-        return look_at_each(extents, lambda extent: self._look(extent, take=False), page_size=size)
+        return self._each(extents, take=False)
+
+    def _each(self, extents: Sequence[Extent], *, take: bool) -> Findings:
+        look = functools.partial(self._look, take=take)
+        return look_at_each(extents, look, has_gap=self._has_gap, page_size=self._space.page_size)
 
     def caveat(self, written: Regions, extents: Sequence[Extent]) -> str:
         if any(extent.sparse and written.clip(extent.start, extent.end) for extent in extents):
@@ -117,9 +120,10 @@ class PagemapReadEngine:
                 # Named now, so somebody may read it from now on; only a mark tells when it is given back once more.
                 protect_again(self._uffd, gone.to_records())
             records = (written | gone.with_categories(Category.WRITTEN)).to_records()
-        if self._space.has_gap(extent.start, extent.end):
-            raise CoverageLost(UNMAPPED)
         return records
+
+    def _has_gap(self, extent: Extent) -> bool:
+        return self._space.has_gap(extent.start, extent.end)
 
     def _written(self, extent: Extent) -> NDArray[np.void]:
         found = []

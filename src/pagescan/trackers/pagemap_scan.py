@@ -37,13 +37,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..abi import TRACKING_FEATURES, AddressSpace, RegisterMode
-from ..errors import CoverageLost, NoSuchProcess, NotWriteProtectable
+from ..errors import NoSuchProcess, NotWriteProtectable
 from ..query import Category, Op
 from ..ranges import Regions
 from ..scanning.call import prepare_scan
 from ..scanning.walk import WALK_VEC_LEN, walk
 from .extents import TOGETHER, Extents
-from .looking import UNMAPPED, hugetlb_caveat, look_at_each
+from .looking import hugetlb_caveat, look_at_each
 from .registration import Registrations, plan_with_holes, protect_again
 
 if TYPE_CHECKING:
@@ -141,20 +141,11 @@ class PagemapScanEngine:
         return hugetlb_caveat(written, extents)
 
     def _each(self, extents: Sequence[Extent], look: Callable[[Extent], NDArray[np.void]]) -> Findings:
-        def look_and_check(extent: Extent) -> NDArray[np.void]:
-            found = look(extent)
-            if self._has_gap(extent):
-                raise CoverageLost(UNMAPPED)
-            return found
+        asked = extents if len(extents) < TOGETHER else self._worth_asking(Extents.of(extents))
+        return look_at_each(asked, look, has_gap=self._has_gap, page_size=self._space.page_size)
 
-        return look_at_each(self._worth_asking(extents), look_and_check, page_size=self._space.page_size)
-
-    def _worth_asking(self, extents: Sequence[Extent]) -> Iterator[Extent]:
+    def _worth_asking(self, extents: Extents) -> Iterator[Extent]:
         """Those in which something may have been written: of neighbours, one look that changes nothing tells which."""
-        if len(extents) < TOGETHER:
-            yield from extents
-            return
-        extents = Extents.of(extents)
         done = 0
         for group in extents.groups(self._registered.regions):
             yield from extents[done : group.first]

@@ -35,10 +35,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..abi import Entry, MemoryKind
-from ..errors import CoverageLost, KernelCannot, NotWriteProtectable
+from ..errors import KernelCannot, NotWriteProtectable
 from ..query import Category
 from ..ranges import Regions
-from .looking import UNMAPPED, look_at_each, runs_of
+from .looking import look_at_each, runs_of
 from .registration import plan_extents
 
 if TYPE_CHECKING:
@@ -131,11 +131,12 @@ class SoftDirtyEngine:
 
     def _answer(self, extents: Sequence[Extent], due: Regions) -> Findings:
         def look(extent: Extent) -> NDArray[np.void]:
-            if self._space.has_gap(extent.start, extent.end):
-                raise CoverageLost(UNMAPPED)
             return due.clip(extent.start, extent.end).with_categories(Category.WRITTEN).to_records()
 
-        return look_at_each(extents, look, page_size=self._space.page_size)
+        return look_at_each(extents, look, has_gap=self._has_gap, page_size=self._space.page_size)
+
+    def _has_gap(self, extent: Extent) -> bool:
+        return self._space.has_gap(extent.start, extent.end)
 
     def caveat(self, written: Regions, extents: Sequence[Extent]) -> str:
         return (
