@@ -66,6 +66,7 @@ PUBLIC = [
     "RegisteredElsewhere",
     "Scan",
     "Series",
+    "Stats",
     "Store",
     "StoreUnavailable",
     "Tracker",

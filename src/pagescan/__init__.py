@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .trackers.process_tracker import ProcessTracker as ProcessTracker
     from .trackers.process_tracker import attach as attach
     from .trackers.process_tracker import spawn as spawn
+    from .trackers.stats import Stats as Stats
     from .trackers.tracker import Cursor as Cursor
     from .trackers.tracker import Tracker as Tracker
     from .trackers.tracker import track as track
@@ -110,6 +111,7 @@ _HOME = {
     "RegisteredElsewhere": "errors",
     "Scan": "scanning.prepared",
     "Series": "snapshots.series",
+    "Stats": "trackers.stats",
     "Store": "snapshots.store",
     "StoreUnavailable": "errors",
     "Tracker": "trackers.tracker",
@@ -167,6 +169,7 @@ __all__ = [
     "RegisteredElsewhere",
     "Scan",
     "Series",
+    "Stats",
     "Store",
     "StoreUnavailable",
     "Tracker",

@@ -11,6 +11,7 @@ import os
 import threading
 import weakref
 from collections import Counter
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import CoverageLost
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..abi import AddressSpace
     from .base import Arm, Engine, Extent, Findings, Loss
     from .exempting import Exempting
+    from .stats import Counters
 
 
 class Due(NamedTuple):
@@ -51,12 +53,14 @@ class Reader:
         peers: the readers of the same coverage, this one among them.
         exempting: what exempts hot pages of the coverage, if that was asked for.
         unsure: of the pending pages, those that may not have been written to.
+        counters: counts the looks at the coverage.
     """
 
     __slots__ = (
         "__weakref__",
         "_bounds",
         "_identity",
+        "counters",
         "epoch",
         "exempting",
         "extents",
@@ -67,9 +71,16 @@ class Reader:
         "unsure",
     )
 
-    def __init__(self, pages: Regions, extents: Sequence[Extent], exempting: Exempting | None = None):
+    def __init__(
+        self,
+        pages: Regions,
+        extents: Sequence[Extent],
+        exempting: Exempting | None = None,
+        counters: Counters | None = None,
+    ):
         self.pages = pages
         self.exempting = exempting
+        self.counters = counters
         self._bounds = (int(pages.starts[0]), int(pages.ends[-1])) if pages else (0, 0)
         self.peers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self.extents = Extents.of(extents)
@@ -227,11 +238,19 @@ class Hub:
 
     # Readers --------------------------------------------------------------------------------------------------------
 
-    def reader(self, pages: Regions, extents: Extents, *, fresh: bool, exempting: Exempting | None = None) -> Reader:
+    def reader(
+        self,
+        pages: Regions,
+        extents: Extents,
+        *,
+        fresh: bool,
+        exempting: Exempting | None = None,
+        counters: Counters | None = None,
+    ) -> Reader:
         """A new reader, from now on. ``fresh``: the pages have just been armed, so nothing of before is in them."""
         with self.lock:
             self.check()
-            reader = Reader(pages, extents, exempting)
+            reader = Reader(pages, extents, exempting, counters)
             if exempting is not None:
                 exempting.bar(pages & self._often)
             if not fresh:
@@ -245,9 +264,14 @@ class Hub:
 
     def _look(self, reader: Reader) -> Findings:
         """What the engine finds in the reader's pages; protected again, but for what is exempted."""
+        began = perf_counter_ns()
         if reader.exempting is None:
-            return self.engine.take(reader.extents)
-        return reader.exempting.take(self.engine, reader.extents, reader)
+            findings = self.engine.take(reader.extents)
+        else:
+            findings = reader.exempting.take(self.engine, reader.extents, reader)
+        if reader.counters is not None:
+            reader.counters.add(findings, perf_counter_ns() - began)
+        return findings
 
     def take(self, reader: Reader) -> Due:
         """What was written to since the reader last asked; protected again. Losses are noted in the reader."""
@@ -259,6 +283,8 @@ class Hub:
             if findings.losses:
                 reader.lost(findings.losses)
             due = reader.found(findings)
+            if reader.counters is not None:
+                reader.counters.takes += 1
             if reader.exempting is not None:
                 reader.exempting.note(reader, due.written)
             return due

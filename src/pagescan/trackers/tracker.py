@@ -15,6 +15,8 @@ from ..ranges import Regions
 from ..units import format_count
 from .choose import What, cover, drop_if_idle
 from .exempting import Exempting
+from .extents import Extents
+from .stats import Counters, Stats, count_faults, measured_costs
 from .written import Quality, Written
 
 if TYPE_CHECKING:
@@ -102,7 +104,11 @@ class _Coverage:
             raise
         self.hub, self.extents, self.why = covered.hub, covered.extents, covered.why
         self.pages = self.extents.pages(size)
+        self.hot = hot
         self.exempting = Exempting(self.extents, size) if hot == "exempt" else None
+        huge = [extent for extent in self.extents if extent.page_size > size]
+        self.huge = Extents(huge).pages(size)
+        self.counters = Counters(count_faults(self.huge, huge[0].page_size if huge else size))
         self.on_lost = on_lost
         self.edges = _shared_edges(held, size)
         #: Buffers whose object may move its memory in spite of us; the others are pinned by their export.
@@ -143,7 +149,11 @@ class Cursor:
         self._coverage = coverage
         self._hub = coverage.hub
         self._reader: Reader = self._hub.reader(
-            coverage.pages, coverage.extents, fresh=fresh, exempting=coverage.exempting
+            coverage.pages,
+            coverage.extents,
+            fresh=fresh,
+            exempting=coverage.exempting,
+            counters=coverage.counters,
         )
 
     def take(self) -> Written:
@@ -288,6 +298,39 @@ class Tracker(Cursor):
         """An independent reader: it answers what is written to from now on, whatever the others take."""
         self._check()
         return Cursor(self._coverage)
+
+    def stats(self) -> Stats:
+        """What this tracker and its cursors have cost so far, and what would cost less; ``print`` it.
+
+        Looks and what they found are counted. What a fault costs the writer and what a comparison would take are
+        measured once, in some milliseconds, on memory of this process; for the model they are nothing.
+        """
+        self._check()
+        coverage, size = self._coverage, self.pages.page_size
+        with self._hub.lock:
+            counters = coverage.counters
+            written, exempted, faults = counters.totals()
+            takes, looks, look_ns = counters.takes, counters.looks, counters.look_ns
+            exempt = coverage.exempting.exempt.byte_count if coverage.exempting else 0
+        costs = measured_costs(self.engine)
+        return Stats(
+            engine=self.engine,
+            hot=coverage.hot,
+            page_size=size,
+            bytes_tracked=self.pages.byte_count,
+            bytes_shared=coverage.edges.page_count * size,
+            bytes_exempt=exempt,
+            bytes_hugetlb=coverage.huge.byte_count,
+            takes=takes,
+            looks=looks,
+            look_ns=look_ns,
+            pages_written=written,
+            pages_exempted=exempted,
+            faults=faults,
+            fault_ns=costs.fault_ns,
+            compare_ns=costs.compare_ns * self.pages.page_count,
+            source=costs.source,
+        )
 
     def close(self) -> None:
         """Stop tracking and let go of the buffers; also ends its cursors. Closing twice is no error.
