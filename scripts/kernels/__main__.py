@@ -27,6 +27,8 @@ PYTEST = (
     *("-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"),
     *("-o", "timeout=180", "-o", "faulthandler_timeout=240"),
 )
+#: Variables for the guest, as they are here, or else so.
+ENVIRONMENT = {"HYPOTHESIS_PROFILE": "dev", "PAGESCAN_DIFFERENTIAL_SECONDS": "150"}
 SUPPORT = Path("docs/support.md")
 #: Guests at a time: two use two processors, and more would only make each other time out.
 AT_A_TIME = min(2, os.cpu_count() or 1)
@@ -43,7 +45,7 @@ def main() -> int:
         return 0
     orders = Orders(
         pytest=(*PYTEST, *selection(arguments)),
-        environment={"HYPOTHESIS_PROFILE": os.environ.get("HYPOTHESIS_PROFILE", "dev")},
+        environment={name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()},
         seconds=arguments.timeout,
         folder=cache / "guests",
         keep=arguments.keep,

@@ -193,6 +193,7 @@ def _take_in(line: str, result: Result) -> None:
         result.running = message["start"]
     elif "test" in message:
         result.add(Outcome(message["test"], message["outcome"], message["seconds"], message["text"]))
+        result.properties |= message.get("properties", {})
     elif "release" in message:
         result.release, result.machine, result.page_size = (message[k] for k in ("release", "machine", "page_size"))
     elif "doctor" in message:

@@ -27,6 +27,10 @@ FEATURES = (
     ("PROCMAP_QUERY", "procmap-query"),
 )
 
+COMPARED = """\
+Random histories of operations on the kernel and on the model, every answer compared, as many as fitted the time.
+The model is what the kernel was recognised as by its answers (`tests/model/release.py`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -49,6 +53,7 @@ class Result:
         outcomes: of the tests, by their names.
         collected: how many tests there were to run.
         doctor: what ``pagescan doctor --json`` printed there.
+        properties: what tests recorded of the kernel ("model", "histories": the differential test).
         running: the test that began last.
         ended: whether the guest came to its end.
         alarms: lines in which the kernel says that it went wrong.
@@ -66,6 +71,7 @@ class Result:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     collected: int = 0
     doctor: dict[str, Any] = field(default_factory=dict)
+    properties: dict[str, str] = field(default_factory=dict)
     running: str = ""
     ended: bool = False
     alarms: list[str] = field(default_factory=list)
@@ -119,6 +125,7 @@ def _details(result: Result) -> list[str]:
         lines.append(f"TROUBLE: {result.collected} tests, but only {len(result.outcomes)} outcomes")
     lines += [f"the kernel says: {line}" for line in result.alarms]
     lines += [f"note: {note}" for note in result.notes]
+    lines += [f"{name}: {value}" for name, value in result.properties.items()]
     for failure in result.those("failed"):
         lines += [f"FAILED {failure.test} ({failure.seconds:.1f} s)", *("    " + x for x in failure.text.splitlines())]
     lines += [f"skipped {count}: {reason}" for reason, count in skips(result)]
@@ -150,6 +157,9 @@ def as_markdown(results: Sequence[Result]) -> str:
         "## What each kernel has",
         "As `pagescan doctor --json` found it there, by a round trip for each.",
         _table(("kernel", *(heading for heading, _ in FEATURES)), map(_features, tried)),
+        "## The model held against each kernel",
+        COMPARED,
+        _table(("kernel", "the model as", "histories"), map(_histories, tried)),
         "## Why tests were skipped",
         _table(("reason", *(result.name for result in tried)), _skip_rows(tried)),
     ]
@@ -177,6 +187,11 @@ def _features(result: Result) -> list[str]:
     states = {feature["key"]: feature["state"] for feature in result.doctor.get("features", ())}
     words = {"works": "yes", "missing": "no"}
     return [f"`{result.name}`", *(words.get(states.get(key, "?"), states.get(key, "?")) for _, key in FEATURES)]
+
+
+def _histories(result: Result) -> list[str]:
+    """What the differential test came to."""
+    return [f"`{result.name}`", *(str(result.properties.get(key, "not compared")) for key in ("model", "histories"))]
 
 
 def _skip_rows(results: Sequence[Result]) -> list[list[str]]:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import errno
+import mmap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from pagescan.abi import REGION_DTYPE, WALK_END, pack_scan_argument
+from pagescan.query import ALL_CATEGORIES, Category
 
-PAGE = 4096
+PAGE = mmap.PAGESIZE
+#: Pages of a PMD range, and so of a huge page.
+FANOUT = PAGE // 8
 ARENA = 0x10_0000_0000
 #: Four PMD ranges.
-PAGES = 4 * 512
-CATEGORIES = 0x1FF
+PAGES = 4 * FANOUT
+#: What may be compared, as far as the kernel knows it. Soft-dirty bits depend on its configuration, and the model
+#: never sets one.
+CATEGORIES = int(ALL_CATEGORIES & ~Category.SOFT_DIRTY)
 
 Operation = tuple[Any, ...]
 Outcome = tuple[str, Any]
@@ -63,5 +69,5 @@ def outcome(side: Any, operation: Operation) -> Outcome:
 
 def observe(side: Any) -> tuple[Any, Any]:
     """Everything that can be seen without changing it: the categories of every page, and the mappings."""
-    regions, _ = scan(side, 0, PAGES, 0, (0, 0, 0, side.categories), 8192, 0)
+    regions, _ = scan(side, 0, PAGES, 0, (0, 0, 0, side.categories), PAGES, 0)
     return regions, side.mappings()

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pagescan.abi import TRACKING_FEATURES
-from pagescan.model import BEHAVIOURS, KERNEL_BUGS, KernelFailure, Machine, Process
-from pagescan.query import Category
+from pagescan.model import KernelFailure
 
-from .answers import ARENA, CATEGORIES, PAGE, Operation, address, observe, outcome
+from .answers import Operation, observe, outcome
 from .kernel_side import KernelSide, RemoteSide
+from .model_side import ModelSide
+from .release import Release, recognise
 
 
 def has_swap() -> bool:
@@ -25,68 +25,10 @@ def has_swap() -> bool:
         return len(lines.readlines()) > 1
 
 
-class ModelSide:
-    """The arena in a process of the model."""
-
-    def __init__(self, process: Process, categories: int):
-        self.process = process
-        self.categories = categories
-        self._uffd: Any = None
-
-    def map(self, page: int, count: int, kind: str) -> None:
-        self.process.mmap(
-            count * PAGE,
-            {"memfd": "shmem", "hugetlb": "hugetlb", "hugetlb-shared": "hugetlb"}.get(kind, "anonymous"),
-            shared="shared" in kind,
-            thp=kind == "thp",
-            fixed=address(page),
-        )
-
-    def unmap(self, page: int, count: int) -> None:
-        self.process.munmap(address(page), count * PAGE)
-
-    def protect(self, page: int, count: int, prot: str) -> None:
-        self.process.mprotect(address(page), count * PAGE, prot)
-
-    def advise(self, page: int, count: int, what: str) -> None:
-        self.process.madvise(address(page), count * PAGE, what)
-
-    def write(self, page: int, count: int, value: int) -> None:
-        for at in range(page, page + count):
-            self.process.write(address(at), bytes([value]))
-
-    def read(self, page: int, count: int) -> bytes:
-        return b"".join(self.process.read(address(at), 1) for at in range(page, page + count))
-
-    def move(self, page: int, count: int, new: int, to: int) -> None:
-        self.process.mremap(address(page), count * PAGE, new * PAGE, to=address(to))
-
-    def resize(self, page: int, count: int, new: int) -> None:
-        self.process.mremap(address(page), count * PAGE, new * PAGE, may_move=False)
-
-    def open_uffd(self) -> None:
-        self.close_uffd()
-        self._uffd = self.process.open_userfaultfd(TRACKING_FEATURES)
-
-    def close_uffd(self) -> None:
-        if self._uffd is not None:
-            self._uffd.close()
-            self._uffd = None
-
-    def register(self, page: int, count: int) -> int:
-        return int(self._uffd.register(address(page), count * PAGE))
-
-    def unregister(self, page: int, count: int) -> None:
-        self._uffd.unregister(address(page), count * PAGE)
-
-    def wp(self, page: int, count: int, on: int) -> None:
-        self._uffd.writeprotect(address(page), count * PAGE, protect=bool(on))
-
-    def ioctl_scan(self, argument: bytearray, vec: Any) -> int:
-        return self.process.pagemap.ioctl_scan(argument, vec)
-
-    def mappings(self) -> list[tuple[int, int, str]]:
-        return [((m.start - ARENA) // PAGE, (m.end - ARENA) // PAGE, m.perms) for m in self.process.mappings()]
+def free_huge_pages() -> int:
+    """Hugetlb pages of the default size that nobody has."""
+    with open("/proc/meminfo") as lines:
+        return next((int(line.split()[1]) for line in lines if line.startswith("HugePages_Free")), 0)
 
 
 @dataclass
@@ -104,17 +46,21 @@ class Difference(AssertionError):
 
 
 class Pair:
-    """Both sides, and their children after a fork. Operations named "child-..." go to the children."""
+    """Both sides, and their children after a fork. Operations named "child-..." go to the children.
 
-    def __init__(self, behaviour: str = "6.18") -> None:
-        self._behaviour = behaviour
-        # Soft-dirty bits depend on the kernel's configuration, and the model never sets one.
-        self.categories = int(BEHAVIOURS[behaviour].known & ~Category.SOFT_DIRTY) & CATEGORIES
-        self.kernel = KernelSide(self.categories)
+    The model is what ``release`` says, or what the kernel is recognised as. ``ended_early``: whether the last history
+    ended before an operation that this kernel would not come back from.
+    """
+
+    def __init__(self, release: Release | None = None) -> None:
+        self.kernel = KernelSide()
+        self.release = release or recognise(self.kernel)
+        self.categories = self.kernel.categories = self.release.categories
         self.model = self._new_model()
         self._kernel_child: RemoteSide | None = None
         self._model_child: ModelSide | None = None
         self._step = 0
+        self.ended_early = False
 
     def restart(self) -> None:
         self.close()
@@ -123,8 +69,7 @@ class Pair:
         self._step = 0
 
     def _new_model(self) -> ModelSide:
-        machine = Machine(behaviour=self._behaviour, bugs=KERNEL_BUGS[self._behaviour], swap=has_swap())
-        return ModelSide(machine.process(), self.categories)
+        return ModelSide(self.release.machine(swap=has_swap()).process(), self.categories)
 
     def close(self) -> None:
         if self._kernel_child is not None:
@@ -181,6 +126,7 @@ def _shortened(kernel: Any, model: Any) -> tuple[Any, Any]:
 def run(pair: Pair, history: Sequence[Operation]) -> Difference | None:
     """A whole history from an empty arena; the difference, if there is one."""
     pair.restart()
+    pair.ended_early = False
     try:
         pair.apply(("open_uffd",))
         for operation in history:
@@ -189,5 +135,5 @@ def run(pair: Pair, history: Sequence[Operation]) -> Difference | None:
         return difference
     except KernelFailure:
         # The kernel would not come back from the next operation, so it is not tried there.
-        pass
+        pair.ended_early = True
     return None

@@ -5,20 +5,27 @@
 * ``swap`` needs swap space; a busy kernel may decline to page out, a difference that does not come again.
 * ``hugetlb`` and ``hugetlb-shared`` need a few free huge pages (``vm.nr_hugepages``).
 
-``--behaviour`` names the release that the model is to be, where the kernel is another than 6.18.
+The model is what the kernel is recognised as (release.py), unless ``--behaviour`` names a release.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from .answers import CATEGORIES, PAGES, Operation
-from .differential import Pair, run
+from pagescan.model import BEHAVIOURS
 
+from .answers import CATEGORIES, FANOUT, PAGE, PAGES, Operation
+from .differential import Difference, Pair, run
+from .release import Release
+
+#: More than one PMD range, less than two.
+SOME = FANOUT * 700 // 512
 KINDS = ("anonymous", "thp", "shared", "memfd", "hugetlb", "hugetlb-shared")
 
 
@@ -39,13 +46,15 @@ class Generator:
     def span(self, *, wide: bool = False) -> tuple[int, int]:
         """(page, count)."""
         r = self._rng
-        page = r.choice((r.randrange(PAGES), r.randrange(4) * 512, 512 + r.randrange(-9, 9), r.randrange(16)))
+        page = r.choice((r.randrange(PAGES), r.randrange(4) * FANOUT, FANOUT + r.randrange(-9, 9), r.randrange(16)))
         count = r.choice(
-            (1, r.randint(1, 20), r.randint(1, 700), 512, 1024) if not wide else (40, 512, 700, 1024, PAGES)
+            (1, r.randint(1, 20), r.randint(1, SOME), FANOUT, 2 * FANOUT)
+            if not wide
+            else (40, FANOUT, SOME, 2 * FANOUT, PAGES)
         )
         page = max(0, min(page, PAGES - 1))
         if any("hugetlb" in topic for topic in self._topics) and r.random() < 0.8:
-            page, count = page // 512 * 512, max(count // 512, 1) * 512
+            page, count = page // FANOUT * FANOUT, max(count // FANOUT, 1) * FANOUT
         return page, max(1, min(count, PAGES - page))
 
     def small(self) -> tuple[int, int]:
@@ -56,16 +65,16 @@ class Generator:
         r = self._rng
         if r.random() < 0.3:
             return 0, 2, 0, 2
-        bits = [r.choice((0, 0, 1 << r.randrange(9), r.randrange(512) & r.randrange(512))) for _ in range(3)]
-        bits.append(r.choice((CATEGORIES, 2, r.randrange(512))))
+        bits = [r.choice((0, 0, 1 << r.randrange(10), r.randrange(1024) & r.randrange(1024))) for _ in range(3)]
+        bits.append(r.choice((CATEGORIES, 2, r.randrange(1024))))
         inverted, mask, anyof, returned = (value & self._categories for value in bits)
         return inverted, mask, anyof, returned
 
     def scan(self) -> Operation:
         r = self._rng
         flags = r.choice((0, 1, 1, 2, 3, 3))
-        vec_len = r.choice((0, 1, 2, 3, 10, 511, 512, 513, 4000))
-        limit = r.choice((0, 0, 1, 2, 7, 100, 511, 512, 513, r.randint(1, PAGES)))
+        vec_len = r.choice((0, 1, 2, 3, 10, FANOUT - 1, FANOUT, FANOUT + 1, 2 * PAGES))
+        limit = r.choice((0, 0, 1, 2, 7, 100, FANOUT - 1, FANOUT, FANOUT + 1, r.randint(1, PAGES)))
         return ("scan", *self.span(wide=r.random() < 0.5), flags, self.masks(), vec_len, limit)
 
     def operation(self, kinds: Sequence[str]) -> Operation:
@@ -105,13 +114,13 @@ class Generator:
 
     def resize(self) -> Operation:
         page, count = self.span()
-        return "resize", page, count, min(self._rng.randint(1, 700), PAGES - page)
+        return "resize", page, count, min(self._rng.randint(1, SOME), PAGES - page)
 
     def move(self) -> Operation:
         page, count = self.span()
         to, room = self.span(wide=True)
         if self._rng.random() < 0.3:
-            page, to = page // 512 * 512, to // 512 * 512
+            page, to = page // FANOUT * FANOUT, to // FANOUT * FANOUT
         count = min(count, PAGES - page)
         return "move", page, count, min(self._rng.choice((count, count, room)), PAGES - to), to
 
@@ -147,39 +156,98 @@ def shorten(pair: Pair, history: list[Operation]) -> list[Operation]:
     return history
 
 
+def in_short(pair: Pair, history: list[Operation], difference: Difference) -> str:
+    """A history that differs, shortened, and the difference that remains."""
+    history = shorten(pair, history)
+    lines = "\n".join(f"    {operation!r}," for operation in history)
+    return f"{lines}\n  {run(pair, history) or difference}"
+
+
+@dataclass
+class Findings:
+    """What a run of random histories came to.
+
+    Attributes:
+        topics: of the histories; ``length``: operations of each.
+        count: histories run.
+        ended_early: how many ended before an operation that this kernel would not come back from.
+        differences: texts, one for each history that differs, shortened.
+        passing: texts for those that differed once and not again.
+    """
+
+    topics: Sequence[str]
+    length: int
+    count: int = 0
+    ended_early: int = 0
+    differences: list[str] = field(default_factory=list)
+    passing: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{self.count} histories of {self.length} operations, {len(self.differences)} with a difference"
+        text += f", {len(self.passing)} that differed once and not again" if self.passing else ""
+        text += f", {self.ended_early} ended before a call that hangs or crashes" if self.ended_early else ""
+        return f"{text} ({', '.join(self.topics)})"
+
+
 def fuzz(
-    minutes: float, topics: Sequence[str], seed: int, length: int = 40, stop: int = 3, behaviour: str = "6.18"
-) -> Iterator[str]:
-    """Run random histories; yields a text for each (shortened) difference and, last, the count."""
-    pair = Pair(behaviour)
-    end = time.monotonic() + minutes * 60
-    count = found = 0
-    while time.monotonic() < end and found < stop:
-        history = Generator(random.Random(f"{seed}-{count}"), topics, pair.categories).history(length)
-        count += 1
-        if run(pair, history) is not None:
-            found += 1
-            history = shorten(pair, history)
-            lines = "\n".join(f"    {operation!r}," for operation in history)
-            yield f"history {seed}-{count - 1}:\n{lines}\n  {run(pair, history)}"
+    pair: Pair,
+    topics: Sequence[str],
+    *,
+    seconds: float,
+    histories: int = 0,
+    seed: int = 0,
+    length: int = 40,
+    stop: int = 3,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Findings:
+    """Run random histories, until the time is over, or so many (0: no limit) were run, or ``stop`` differed."""
+    found = Findings(topics, length)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and (not histories or found.count < histories) and len(found.differences) < stop:
+        name = f"{seed}-{found.count}"
+        history = Generator(random.Random(name), topics, pair.categories).history(length)
+        found.count += 1
+        if found.count % 1000 == 0:
+            tell(f"{found.count} histories so far")
+        difference = run(pair, history)
+        found.ended_early += pair.ended_early
+        if difference is None:
+            continue
+        again = next((one for one in (run(pair, history) for _ in range(3)) if one), None)
+        if again is None:
+            found.passing.append(f"history {name}, once and not again: {difference}")
+            tell(found.passing[-1])
+            continue
+        found.differences.append(f"history {name}:\n{in_short(pair, history, again)}")
+        tell(found.differences[-1])
     pair.restart()
-    yield f"{count} histories of {length} operations, {found} with a difference ({', '.join(topics)})"
+    return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1.0)
+    parser.add_argument("--histories", type=int, default=0, help="end after so many (and not later than --minutes)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--length", type=int, default=40)
     parser.add_argument("--stop", type=int, default=3, help="differences after which to stop")
     parser.add_argument("--topics", default=",".join(TOPICS), help="comma-separated")
-    parser.add_argument("--behaviour", default="6.18", help="the release the model is to be")
+    parser.add_argument("--behaviour", choices=BEHAVIOURS, help="the release the model is to be (default: this one)")
     options = parser.parse_args()
-    last = ""
-    topics = options.topics.split(",")
-    for last in fuzz(options.minutes, topics, options.seed, options.length, options.stop, options.behaviour):
-        print(last, flush=True)
-    return 0 if " 0 with a difference" in last else 1
+    pair = Pair(Release.named(options.behaviour) if options.behaviour else None)
+    print(f"Linux {os.uname().release}, {os.uname().machine}, pages of {PAGE}: the model as {pair.release}", flush=True)
+    found = fuzz(
+        pair,
+        options.topics.split(","),
+        seconds=options.minutes * 60,
+        histories=options.histories,
+        seed=options.seed,
+        length=options.length,
+        stop=options.stop,
+        tell=lambda text: print(text, flush=True),
+    )
+    print(found)
+    return 1 if found.differences else 0
 
 
 if __name__ == "__main__":

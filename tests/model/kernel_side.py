@@ -10,7 +10,10 @@ import errno
 import fcntl
 import os
 import pickle
+import platform
+import signal
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 from pagescan.abi import TRACKING_FEATURES
@@ -47,6 +50,8 @@ for _name, _arguments in {
     _function.argtypes = _arguments
     _function.restype = ctypes.c_long
 
+#: userfaultfd(2): x86-64 has numbers of its own, the newer architectures share theirs.
+_NR_USERFAULTFD = 323 if platform.machine() == "x86_64" else 282
 _PAGEMAP_SCAN = 0xC0606610
 _UFFDIO_API, _UFFDIO_REGISTER, _UFFDIO_UNREGISTER, _UFFDIO_WRITEPROTECT = 0xC018AA3F, 0xC020AA00, 0x8010AA01, 0xC018AA06
 
@@ -56,6 +61,30 @@ def _checked(result: int) -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return result
+
+
+def _new_uffd() -> int:
+    return _checked(_libc.syscall(_NR_USERFAULTFD, 1 | os.O_CLOEXEC | os.O_NONBLOCK))
+
+
+def _maps() -> Iterator[str]:
+    """The lines of /proc/self/maps, made as they are read: the arena lies before nearly everything else."""
+    with open("/proc/self/maps", "rb", buffering=0) as file:
+        rest = b""
+        while part := file.read(4096):
+            *lines, rest = (rest + part).split(b"\n")
+            yield from (line.decode() for line in lines)
+
+
+def _exactly(fd: int, length: int) -> bytes:
+    """So many bytes, or none if the writer has gone before."""
+    data = b""
+    while len(data) < length:
+        part = os.read(fd, length - len(data))
+        if not part:
+            return b""
+        data += part
+    return data
 
 
 class KernelSide:
@@ -119,8 +148,33 @@ class KernelSide:
 
     def open_uffd(self) -> None:
         self.close_uffd()
-        self._uffd = _checked(_libc.syscall(323, 1 | os.O_CLOEXEC | os.O_NONBLOCK))
+        self._uffd = _new_uffd()
         fcntl.ioctl(self._uffd, _UFFDIO_API, struct.pack("=3Q", 0xAA, int(TRACKING_FEATURES), 0))
+
+    def features(self) -> int:
+        """Every feature that UFFDIO_API knows, asked on a userfaultfd that is thrown away."""
+        fd = _new_uffd()
+        try:
+            argument = bytearray(struct.pack("=3Q", 0xAA, 0, 0))
+            fcntl.ioctl(fd, _UFFDIO_API, argument)
+            return int(struct.unpack("=3Q", argument)[1])
+        finally:
+            os.close(fd)
+
+    def guard_install_returns(self, seconds: float = 1) -> bool:
+        """Whether MADV_GUARD_INSTALL over protected shared memory comes to an end; tried in a child, which is ended."""
+        if (pid := os.fork()) == 0:
+            try:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)  # after a handler the kernel would begin again
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+                self.forget_parent()
+                self.open_uffd()
+                for operation in (("map", 0, 4, "memfd"), ("write", 0, 4, 1), ("register", 0, 4), ("wp", 0, 4, True)):
+                    outcome(self, operation)
+                self.advise(0, 4, "guard_install")
+            finally:
+                os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != -signal.SIGALRM
 
     def close_uffd(self) -> None:
         if self._uffd >= 0:
@@ -143,12 +197,13 @@ class KernelSide:
 
     def mappings(self) -> list[tuple[int, int, str]]:
         found = []
-        with open("/proc/self/maps") as lines:
-            for line in lines:
-                span, perms = line.split(None, 2)[:2]
-                start, end = (int(part, 16) for part in span.split("-"))
-                if ARENA <= start < ARENA + PAGES * PAGE:
-                    found.append(((start - ARENA) // PAGE, (end - ARENA) // PAGE, perms))
+        for line in _maps():
+            span, perms = line.split(None, 2)[:2]
+            start, end = (int(part, 16) for part in span.split("-"))
+            if start >= ARENA + PAGES * PAGE:
+                break
+            if start >= ARENA:
+                found.append(((start - ARENA) // PAGE, (end - ARENA) // PAGE, perms))
         return found
 
     def fork(self) -> RemoteSide:
@@ -191,14 +246,10 @@ class RemoteSide:
 
     @staticmethod
     def _receive(fd: int) -> Any:
-        head = os.read(fd, 8)
-        if len(head) < 8:
-            return None
-        length = struct.unpack("=Q", head)[0]
-        data = b""
-        while len(data) < length:
-            data += os.read(fd, length - len(data))
-        return pickle.loads(data)
+        """The next value, or None if the other end is gone."""
+        head = _exactly(fd, 8)
+        data = _exactly(fd, struct.unpack("=Q", head)[0]) if head else b""
+        return pickle.loads(data) if data else None
 
     def ask(self, request: Any) -> Any:
         self._send(self._ask, request)

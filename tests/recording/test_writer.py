@@ -9,6 +9,7 @@ import random
 import signal
 import sqlite3
 import stat
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_a_wal_without_its_file_is_not_taken_in(tmp_path: Path) -> None:
     assert names(tmp_path) == ["r-wal"]
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc to know whether the writer lives")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to know whether the writer lives")
 def test_a_growing_recording_is_never_overwritten(tmp_path: Path) -> None:
     with three(tmp_path / "r"):
         with pytest.raises(AlreadyExists, match="still writing"):
@@ -271,7 +272,8 @@ def test_a_writer_killed_at_any_moment_leaves_every_whole_sample(tmp_path: Path,
         os.waitpid(pid, 0)
         heard += len(pipe.read() or b"")
     with Recording.open(path) as recording:
-        assert (recording.growing, recording.ending) == (False, None)
+        # Whether the writer still runs is known on Linux.
+        assert (recording.growing, recording.ending) == (False if sys.platform == "linux" else None, None)
         assert recording.verify() == []
         # What was told of was committed; one more may have been committed and not told.
         assert len(recording) - (heard - 1) in (0, 1)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import sqlite3
+import sys
 
 import pytest
 
@@ -55,6 +56,7 @@ class TestMaterial:
         assert tiny.bytes_per_second.tolist() == [81920, 81920, 0, 81920]
         assert tiny.times_ns.tolist() == [100 * MS, 200 * MS, 300 * MS, 400 * MS]
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc to know whether the writer lives")
     def test_growing(self, tmp_path):
         with write_tiny(tmp_path / "r", samples=2, ended=False):
             found = material(tmp_path / "r")

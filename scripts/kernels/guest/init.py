@@ -99,7 +99,7 @@ def use_disks() -> None:
 
 
 def huge_pages() -> None:
-    Path("/proc/sys/vm/nr_hugepages").write_text("4")
+    Path("/proc/sys/vm/nr_hugepages").write_text("12")
 
 
 def run(*command: str, output: str) -> int:

@@ -32,6 +32,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             outcome="skipped" if report.skipped else report.outcome,
             seconds=round(report.duration, 3),
             text=_text(report),
+            properties=dict(report.user_properties),
         )
 
 

@@ -27,7 +27,7 @@ def madvise(machine: Machine, mm: Mm, start: int, length: int, advice: str) -> N
     """Advise [start, start + length). Raises OSError: EINVAL for what cannot be, ENOMEM if part of it is not mapped."""
     action = _ACTIONS.get(advice)
     flags = _FLAGS.get(advice)
-    if advice not in ADVICE:
+    if advice not in ADVICE or (advice in _GUARDS and not _knows_guards(mm)):
         raise error(errno.EINVAL, f"no advice is called {advice!r}: {', '.join(sorted(ADVICE))}")
     end = mm.check_range(start, length, f"madvise({advice})")
     if advice in _POPULATES:
@@ -42,6 +42,10 @@ def madvise(machine: Machine, mm: Mm, start: int, length: int, advice: str) -> N
             mm.change(first * mm.page_size, last * mm.page_size, **flags)
     if not covered:
         raise error(errno.ENOMEM, f"part of {start:#x}-{end:#x} is not mapped")
+
+
+def _knows_guards(mm: Mm) -> bool:
+    return mm.behaviour.guards_anonymous or mm.behaviour.guards_files
 
 
 def _refuse(vma: Vma, what: str, *, file: bool = False) -> None:
@@ -134,7 +138,7 @@ _UNGUARDED = lookup(lambda entry: NONE if entry & GUARD and not entry & (MARKER 
 
 
 def _guard_remove(machine: Machine, mm: Mm, vma: Vma, first: int, last: int) -> None:
-    if not (mm.behaviour.guards_anonymous or mm.behaviour.guards_files) or vma.special or vma.hugetlb:
+    if vma.special or vma.hugetlb:
         raise error(errno.EINVAL, f"MADV_GUARD_REMOVE: not for the mapping {vma.start:#x}-{vma.end:#x}")
     mm.tables.transform(first, last, _UNGUARDED)
 
@@ -163,6 +167,7 @@ _ACTIONS: dict[str, Action] = {
     "guard_remove": _guard_remove,
 }
 _POPULATES = {"populate_read": False, "populate_write": True}
+_GUARDS = ("guard_install", "guard_remove")
 _FLAGS: dict[str, dict[str, object]] = {
     "hugepage": {"thp": True},
     "nohugepage": {"thp": False},

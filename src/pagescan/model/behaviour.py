@@ -76,6 +76,10 @@ class Behaviour:
         pins_mm: scanning a process that has exited is ESRCH (7.3.2, 6.12.117).
         mremap_clears_protection: moving a registered mapping clears the bits (0cef0bb836e3, 6.13, 6.12.11).
         mremap_moves_many: one call may move several mappings (6.17).
+        mremap_checks_first: its arguments are checked before anything is done (6.17); before, nothing mapped at the old
+            place was found first, and the new place was unmapped before the old one was found to be two mappings.
+        merges_unfaulted: a mapping with pages of its own joins a neighbour that never had any (after 6.12).
+        collapse_of_part_succeeds: MADV_COLLAPSE of less than one huge page does nothing, where it was EINVAL (7.3).
         refuses_special: [vdso], [vvar] cannot be registered (CVE-2026-68166, 6.12.105).
         dropping_wp_is_busy: registering again without WP is EBUSY, where older kernels replaced the mode (7.3).
         only_owner_unregisters: unregistering through another userfaultfd is EINVAL.
@@ -98,6 +102,9 @@ class Behaviour:
     pins_mm: bool
     mremap_clears_protection: bool
     mremap_moves_many: bool
+    mremap_checks_first: bool
+    merges_unfaulted: bool
+    collapse_of_part_succeeds: bool
     refuses_special: bool
     dropping_wp_is_busy: bool
     only_owner_unregisters: bool
@@ -134,6 +141,9 @@ _6_7 = Behaviour(
     pins_mm=False,
     mremap_clears_protection=False,
     mremap_moves_many=False,
+    mremap_checks_first=False,
+    merges_unfaulted=False,
+    collapse_of_part_succeeds=False,
     refuses_special=False,
     dropping_wp_is_busy=False,
     only_owner_unregisters=False,
@@ -160,6 +170,8 @@ _6_18 = replace(
     guards_anonymous=True,
     guards_files=True,
     mremap_moves_many=True,
+    mremap_checks_first=True,
+    merges_unfaulted=True,
     pins_mm=True,
     refuses_special=True,
     only_owner_unregisters=True,
@@ -171,6 +183,7 @@ _7_3 = replace(
     name="7.3",
     written_needs_registration=True,
     knows_accessed=True,
+    collapse_of_part_succeeds=True,
     dropping_wp_is_busy=True,
     userfaultfd_features=0x7FFFF,
 )

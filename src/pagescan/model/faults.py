@@ -83,6 +83,8 @@ def _fault_in(mm: Mm, vma: Vma, pages: Pages, write: bool) -> None:
     elif len(pages):
         _fault_small(mm, vma, pages, write)
     if beyond:
+        if not write and not vma.mode and not vma.hugetlb:
+            _fault_around_beyond(mm, vma, beyond)
         if write and not vma.shared:
             # do_cow_fault() prepares for the copy before it looks for the page.
             mm.vmas.prepare_anon(vma)
@@ -213,6 +215,14 @@ def _fault_around(mm: Mm, vma: Vma, pages: Pages) -> None:
     _map_window(mm, vma, np.unique(begin), count)
 
 
+def _fault_around_beyond(mm: Mm, vma: Vma, page: int) -> None:
+    """A read beyond the end of the file maps what the file has in the same window, before it fails."""
+    count = max(FAULT_AROUND_BYTES // mm.page_size, 1)
+    begin = max(page // count * count, vma.start // mm.page_size, page // mm.fanout * mm.fanout)
+    if mm.tables.row(page // mm.fanout) < 0 or not mm.tables.entries_of(np.array([page]))[0]:
+        _map_window(mm, vma, np.array([begin]), count)
+
+
 def _map_window(mm: Mm, vma: Vma, begin: Pages, count: int) -> None:
     """Map what the file has in memory of the windows of ``count`` pages that begin there, where nothing is mapped."""
     assert vma.file is not None
@@ -223,6 +233,8 @@ def _map_window(mm: Mm, vma: Vma, begin: Pages, count: int) -> None:
     around = around[(vma.file.frames[around + shift] >= 0) & ~vma.file.swapped[around + shift]]
     if not len(around):
         return
+    for pmd in np.unique(around // mm.fanout).tolist():
+        mm.tables.ensure(pmd)
     index = mm.tables.flat(around)
     empty = mm.tables.entries.reshape(-1)[index] == NONE
     index, found = index[empty], vma.file.frames[around[empty] + shift]

@@ -29,7 +29,7 @@ _SAME = lookup(lambda entry: entry)
 
 def fork(parent: Mm) -> Mm:
     """A copy of the address space; private pages are copied on the next write of either."""
-    child = Mm(parent.memory, parent.behaviour)
+    child = Mm(parent.memory, parent.behaviour, parent.thp)
     for vma in parent.vmas:
         if vma.dontfork:
             continue

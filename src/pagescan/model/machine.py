@@ -6,8 +6,8 @@ import itertools
 from typing import TYPE_CHECKING
 
 from ..errors import InvalidArgument
-from .behaviour import BEHAVIOURS, BUGS
-from .mm import Mm
+from .behaviour import BEHAVIOURS, BUGS, Behaviour
+from .mm import THP_MODES, Mm
 from .physical import File, PhysicalMemory
 from .process import Process
 from .vma import Vma
@@ -24,8 +24,11 @@ class Machine:
             page_size / 8 pages (4096: 2 MiB).
         bugs: names of kernel bugs to have (:data:`pagescan.model.BUGS`); none by default. The ones a release really
             has are ``KERNEL_BUGS[release]``.
-        behaviour: the release to behave like: "6.7", "6.12", "6.18" or "7.3" (:data:`pagescan.model.BEHAVIOURS`).
+        behaviour: the release to behave like: "6.7", "6.12", "6.18" or "7.3" (:data:`pagescan.model.BEHAVIOURS`); or a
+            :class:`Behaviour` of one's own, for a kernel that carries fixes of another release.
         swap: whether ``madvise(..., "pageout")`` finds swap to write to.
+        thp: where transparent huge pages come from: "madvise" (only where MADV_HUGEPAGE asks for them), "always" or
+            "never", as in ``/sys/kernel/mm/transparent_hugepage/enabled``.
 
     Attributes:
         memory: all page frames.
@@ -33,18 +36,27 @@ class Machine:
     """
 
     def __init__(
-        self, page_size: int = 4096, bugs: Collection[str] = (), behaviour: str = "6.18", *, swap: bool = True
+        self,
+        page_size: int = 4096,
+        bugs: Collection[str] = (),
+        behaviour: str | Behaviour = "6.18",
+        *,
+        swap: bool = True,
+        thp: str = "madvise",
     ):
         if page_size not in (4096, 8192, 16384, 32768, 65536):
             raise InvalidArgument(f"page_size = {page_size!r}", hint="use a power of two from 4096 to 65536")
-        if behaviour not in BEHAVIOURS:
+        if not isinstance(behaviour, Behaviour) and behaviour not in BEHAVIOURS:
             raise InvalidArgument(f"behaviour = {behaviour!r}", hint=f"use one of {', '.join(BEHAVIOURS)}")
+        if thp not in THP_MODES:
+            raise InvalidArgument(f"thp = {thp!r}", hint=f"use one of {', '.join(THP_MODES)}")
         unknown = sorted(set(bugs) - BUGS)
         if unknown:
             raise InvalidArgument(f"no bug is called {unknown[0]!r}", hint=f"they are {', '.join(sorted(BUGS))}")
         self.page_size = page_size
         self.bugs = frozenset(bugs)
-        self.behaviour = BEHAVIOURS[behaviour]
+        self.behaviour = behaviour if isinstance(behaviour, Behaviour) else BEHAVIOURS[behaviour]
+        self.thp = thp
         self.has_swap = swap
         self.memory = PhysicalMemory(page_size)
         self.processes: list[Process] = []
@@ -52,7 +64,7 @@ class Machine:
 
     def process(self, *, system_mappings: bool = False) -> Process:
         """A new process, its address space empty; or with [vvar], [vdso] and a [stack] that grows down."""
-        process = self.adopt(Mm(self.memory, self.behaviour))
+        process = self.adopt(Mm(self.memory, self.behaviour, self.thp))
         if system_mappings:
             self._map_system(process)
         return process

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: TASK_SIZE_MAX of x86-64: one page less than 2**47.
 TASK_SIZE = (1 << 47) - 4096
+#: Where transparent huge pages come from; see :class:`pagescan.model.Machine`.
+THP_MODES = ("madvise", "always", "never")
 
 
 class KernelFailure(RuntimeError):
@@ -51,19 +53,21 @@ class Mm:
     Attributes:
         behaviour: the release it behaves like.
         memory: the machine's physical memory.
+        thp: one of THP_MODES.
         page_size, pmd_size: bytes; ``fanout`` pages are one PMD range.
         vmas, tables: its mappings and page tables.
         alive: false once the process has exited.
     """
 
-    def __init__(self, memory: PhysicalMemory, behaviour: Behaviour):
+    def __init__(self, memory: PhysicalMemory, behaviour: Behaviour, thp: str):
         self.behaviour = behaviour
         self.memory = memory
+        self.thp = thp
         self.page_size = memory.page_size
         self.tables = PageTables(memory.page_size)
         self.fanout = self.tables.fanout
         self.pmd_size = self.page_size * self.fanout
-        self.vmas = VmaList(self.page_size)
+        self.vmas = VmaList(self.page_size, merges_unfaulted=behaviour.merges_unfaulted)
         self.alive = True
 
     def pages(self, start: int, end: int) -> tuple[int, int]:
@@ -106,7 +110,7 @@ class Mm:
             for part in self.isolate(low, high):
                 for name, value in attributes.items():
                     setattr(part, name, value)
-            self.vmas.merge(low, high)
+            self.vmas.merge(low)
 
     def unmap(self, start: int, end: int) -> None:
         """Remove every mapping of [start, end), its pages and the page tables nobody else needs."""

@@ -120,7 +120,7 @@ class Process:
                 name=name,
             )
         )
-        self.mm.vmas.merge(address, address + length)
+        self.mm.vmas.merge(address)
         if thp:
             self.mm.change(address, address + length, thp=True)
         return address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..abi import (
 from ..query import Category
 
 if TYPE_CHECKING:
+    from .behaviour import Behaviour
     from .machine import Machine
     from .process import Process
 
@@ -24,7 +26,16 @@ _WRITTEN = int(Category.WRITTEN)
 
 
 def prove_tracking(machine: Machine) -> TrackingProof:
-    """Protect pages of a new process, write to one, look."""
+    """The proof for machines like this one: made once, on a machine of its own, and remembered."""
+    return _prove(machine.page_size, machine.bugs, machine.behaviour)
+
+
+@lru_cache(maxsize=64)
+def _prove(page_size: int, bugs: frozenset[str], behaviour: Behaviour) -> TrackingProof:
+    """Protect pages of a process, write to one, look."""
+    from .machine import Machine
+
+    machine = Machine(page_size, bugs, behaviour)
     process = machine.process()
     size, big = machine.page_size, process.mm.pmd_size
     try:

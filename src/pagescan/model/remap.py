@@ -34,7 +34,7 @@ def resize(mm: Mm, address: int, old: int, new: int) -> bool:
     if vma.end != address + old or mm.vmas.between(vma.end, address + new):
         return False
     vma.end = address + new
-    mm.vmas.merge(vma.start, vma.end)
+    mm.vmas.merge(vma.start)
     return True
 
 
@@ -59,13 +59,16 @@ def move(mm: Mm, address: int, old: int, new: int, target: int, *, merges_first:
         merges_first: the kernel's bug: the copy merges with its new neighbours while it is still registered, and then
             all of it loses the registration.
     """
+    if not mm.behaviour.mremap_checks_first:
+        _check(mm, address, old, new, may_cross=True)
     if target % mm.page_size or (target < address + old and address < target + new):
         raise error(errno.EINVAL, "mremap: the new place is not aligned or overlaps the old one")
     if old == new and mm.behaviour.mremap_moves_many:
         _move_many(mm, address, address + old, target, merges_first)
-    else:
+        return
+    if mm.behaviour.mremap_checks_first:
         _check(mm, address, old, new)
-        _move_one(mm, address, old, new, target, merges_first)
+    _move_one(mm, address, old, new, target, merges_first)
 
 
 def _move_many(mm: Mm, start: int, end: int, target: int, merges_first: bool) -> None:
@@ -97,7 +100,7 @@ def _move_one(mm: Mm, address: int, old: int, new: int, target: int, merges_firs
     if drops and not merges_first:
         copy.context, copy.mode = None, 0
     mm.vmas.add(copy)
-    mm.vmas.merge(target, target + new)
+    mm.vmas.merge(target)
     _move_tables(mm, address, address + old, target, clear=drops and mm.behaviour.mremap_clears_protection)
     merged = mm.vmas.find(target)
     if drops and merged is not None:

@@ -26,9 +26,14 @@ def suitable(mm: Mm, vma: Vma, pmd: int) -> bool:
     return vma.start <= pmd * mm.pmd_size and (pmd + 1) * mm.pmd_size <= vma.end
 
 
+def _wanted(mm: Mm, vma: Vma) -> bool:
+    """Whether a fault in this mapping may make a huge page (``thp_vma_allowable_order``)."""
+    return mm.thp != "never" and (mm.thp == "always" if vma.thp is None else vma.thp)
+
+
 def fault_huge(mm: Mm, vma: Vma, pmd: int, write: bool) -> bool:
     """A first fault in a PMD hole: map a huge page, or for a read the huge zero page, if the mapping wants them."""
-    if not (vma.thp and vma.anonymous and suitable(mm, vma, pmd)):
+    if not (vma.anonymous and _wanted(mm, vma) and suitable(mm, vma, pmd)):
         return False
     row = mm.tables.ensure(pmd)
     mm.vmas.prepare_anon(vma)
@@ -67,7 +72,8 @@ def collapse(mm: Mm, vma: Vma, first: int, last: int) -> None:
     begin, end = -(-first // mm.fanout), last // mm.fanout
     room = -(-vma.start // mm.pmd_size) < vma.end // mm.pmd_size
     allowed = room and vma.has_anon and vma.thp is not False
-    failed = 0 if begin <= end and allowed else errno.EINVAL
+    whole = begin <= end or mm.behaviour.collapse_of_part_succeeds
+    failed = 0 if whole and allowed else errno.EINVAL
     if not allowed:
         end = begin
     for pmd in range(begin, end):

@@ -148,25 +148,18 @@ class Vma:
             and self.offset + (self.end - self.start) // page_size == later.offset
         )
 
-    def merges_with(self, later: Vma, page_size: int) -> bool:
-        """Whether ``later``, which begins where this ends, may become part of it."""
+    def joins(self, later: Vma, page_size: int) -> bool:
+        """Whether ``later``, which begins where this ends, may become part of it, if their anon_vmas allow it."""
         # VM_DONTEXPAND: what hugetlb mappings were cut into stays apart.
-        return (
-            not self.hugetlb and self.prot == later.prot and self.continues(later, page_size) and self._same_anon(later)
-        )
-
-    def _same_anon(self, other: Vma) -> bool:
-        """``is_mergeable_anon_vma()``."""
-        if self.anon and other.anon:
-            return self.anon == other.anon
-        return not (self.anon and self.forked) and not (other.anon and other.forked)
+        return not self.hugetlb and self.prot == later.prot and self.continues(later, page_size)
 
 
 class VmaList:
     """The mappings of one address space, by address."""
 
-    def __init__(self, page_size: int):
+    def __init__(self, page_size: int, *, merges_unfaulted: bool = True):
         self.page_size = page_size
+        self._merges_unfaulted = merges_unfaulted
         self._vmas: list[Vma] = []
         self._starts: list[int] = []
         self._anons = itertools.count(1)
@@ -238,16 +231,37 @@ class VmaList:
         self.add(later)
         return later
 
-    def merge(self, start: int, end: int) -> None:
-        """Join equal neighbours in and around [start, end)."""
-        around = self.between(max(start - 1, 0), end + 1)
-        for earlier, later in itertools.pairwise(around):
-            if earlier.merges_with(later, self.page_size):
-                # The later one stays, so that the chain goes on from it.
-                self.remove(earlier)
-                self.remove(later)
-                later.offset, later.start = earlier.offset, earlier.start
-                later.anon = later.anon or earlier.anon
-                later.has_guards = later.has_guards or earlier.has_guards
-                later.forked = later.forked or earlier.forked
-                self.add(later)
+    def merge(self, start: int) -> None:
+        """Join the mapping at ``start``, which is new or was changed, with equal neighbours (``vma_merge()``)."""
+        vma = self.find(start)
+        assert vma is not None
+        before, after = self.find(vma.start - 1), self.find(vma.end)
+        if before and not (before.joins(vma, self.page_size) and self._anon_allows(vma, before)):
+            before = None
+        if after and not (vma.joins(after, self.page_size) and self._anon_allows(vma, after)):
+            after = None
+        if before and after and before.anon and after.anon and before.anon != after.anon:
+            after = None
+        if before:
+            vma = self._join(before, vma)
+        if after:
+            self._join(vma, after)
+
+    def _anon_allows(self, changed: Vma, neighbour: Vma) -> bool:
+        """``is_mergeable_anon_vma()``: two that have an anon_vma must have the same, and one from a fork none."""
+        if bool(changed.anon) == bool(neighbour.anon):
+            return changed.anon == neighbour.anon
+        if changed.anon and not self._merges_unfaulted:
+            return False
+        return not (changed if changed.anon else neighbour).forked
+
+    def _join(self, earlier: Vma, later: Vma) -> Vma:
+        """The later one takes the earlier one in."""
+        self.remove(earlier)
+        self.remove(later)
+        later.offset, later.start = earlier.offset, earlier.start
+        later.anon = later.anon or earlier.anon
+        later.has_guards = later.has_guards or earlier.has_guards
+        later.forked = later.forked or earlier.forked
+        self.add(later)
+        return later
