@@ -18,6 +18,7 @@ from functools import partial
 
 import numpy as np
 
+import engines
 import pagescan
 import scanning
 import starting
@@ -32,6 +33,7 @@ NATIVE: dict[str, tuple[Callable[[Report, Native, Effort], None], float]] = {
     "call": (scanning.one_page, 1.0),
     "take": (taking.take, 2.0),
     "rivals": (taking.rivals, 4.0),
+    "engines": (engines.take, 2.0),
     "write": (writing.first_write, 2.0),
     "dense": (writing.dense, 1.5),
     "tiny": (writing.tiny, 0.5),
@@ -41,6 +43,7 @@ GROUPS = {
     "call": "a prepared scan of one page, against the ioctl in C",
     "take": "tracker.take() of 256 MiB, against get + protect in C",
     "rivals": "tracker.take() of 1 GiB, against pagemap file, xxh3, numpy compare, joblib.hash",
+    "engines": "tracker.take() of 64 MiB by each engine, against pagemap-scan",
     "write": "the first write to a protected page, against mprotect + SIGSEGV in C",
     "dense": "where tracking loses: dense writes, and the break-even",
     "tiny": "where tracking loses: tiny buffers",

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from .contents import Summary
 
 #: Bytes read and compared at a time.
-BLOCK = 1 << 20
+BLOCK = 4 << 20
 _POPULATED = np.uint64(Entry.PRESENT | Entry.SWAPPED)
 
 
