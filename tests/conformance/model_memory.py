@@ -74,9 +74,9 @@ class ModelMemory:
 
 
 @contextlib.contextmanager
-def memory_of(kind: str, behaviour: str) -> Iterator[ModelMemory]:
+def memory_of(kind: str, behaviour: str, *, soft_dirty: bool = False) -> Iterator[ModelMemory]:
     """Memory of this kind in a new process of a machine that behaves as this release, bugs and all."""
-    process = Machine(behaviour=behaviour, bugs=KERNEL_BUGS[behaviour]).process()
+    process = Machine(behaviour=behaviour, bugs=KERNEL_BUGS[behaviour], soft_dirty=soft_dirty).process()
     unit = HUGE if kind.startswith("hugetlb") else PAGE
     nbytes = 4 * HUGE if unit == HUGE else HUGE if kind == "thp" else PAGES * PAGE
     at = process.mmap(nbytes, **_KINDS[kind])  # type: ignore[arg-type]

@@ -109,6 +109,17 @@ class TestModelCompare(ModelCases):
     engine = "compare"
 
 
+class TestModelSoftDirty(TrackerCases):
+    """The only release whose soft-dirty bits the model has; the same code meets real ones in the guests."""
+
+    engine = "soft-dirty"
+
+    @pytest.fixture(params=["anonymous-private", "file-private", "thp"])
+    def memory(self, request: pytest.FixtureRequest) -> Iterator[Any]:
+        with model_memory.memory_of(request.param, "6.7", soft_dirty=True) as memory:
+            yield memory
+
+
 class TestFake(TrackerCases):
     engine = "fake"
 

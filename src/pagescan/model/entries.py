@@ -45,7 +45,14 @@ def read_entries(mm: Mm, start: int, end: int) -> NDArray[np.uint64]:
         alone = (frames >= 0) & ((part & np.uint64(Entry.PRESENT)) != 0)
         alone &= _mappers(mm, frames, part) == 1
         part[alone] |= np.uint64(Entry.EXCLUSIVE)
+        if mm.soft_dirty:
+            there = (mm.tables.entries[row, low:high] & (PRESENT | SWAP)) != 0
+            part[there & mm.tables.soft[row, low:high]] |= np.uint64(Entry.SOFT_DIRTY)
         found[at : at + high - low] = part
+    if mm.soft_dirty:
+        for vma, low, high in mm.pieces(start, end):
+            if vma.soft_dirty:
+                found[low - first : high - first] |= np.uint64(Entry.SOFT_DIRTY)
     return found
 
 

@@ -158,6 +158,7 @@ def _map(mm: Mm, vma: Vma, pages: Pages, index: NDArray[np.int64], write: bool) 
     entries = flat[index]
     empty = (entries & (PRESENT | SWAP)) == 0
     if empty.any():
+        mm.tables.soft.reshape(-1)[index[empty]] = False
         if vma.anonymous:
             _map_anonymous(mm, vma, index[empty], write)
         else:
@@ -167,6 +168,9 @@ def _map(mm: Mm, vma: Vma, pages: Pages, index: NDArray[np.int64], write: bool) 
     if write:
         present = index[~empty & ((entries & HUGE) == 0)]
         _copy_on_write(mm, vma, flat, frames, present)
+        mm.tables.soft.reshape(-1)[index] = True
+        for row in np.unique(index[(flat[index] & HUGE) != 0] // mm.fanout).tolist():
+            mm.tables.soft[row] = True  # one bit for all of a huge page
 
 
 def _map_anonymous(mm: Mm, vma: Vma, index: NDArray[np.int64], write: bool) -> None:
@@ -240,6 +244,7 @@ def _map_window(mm: Mm, vma: Vma, begin: Pages, count: int) -> None:
     index, found = index[empty], vma.file.frames[around[empty] + shift]
     mm.memory.get(found)
     mm.tables.frames.reshape(-1)[index] = found
+    mm.tables.soft.reshape(-1)[index] = False
     mm.tables.entries.reshape(-1)[index] = PRESENT
 
 

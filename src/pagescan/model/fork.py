@@ -29,7 +29,7 @@ _SAME = lookup(lambda entry: entry)
 
 def fork(parent: Mm) -> Mm:
     """A copy of the address space; private pages are copied on the next write of either."""
-    child = Mm(parent.memory, parent.behaviour, parent.thp)
+    child = Mm(parent.memory, parent.behaviour, parent.thp, soft_dirty=parent.soft_dirty)
     for vma in parent.vmas:
         if vma.dontfork:
             continue
@@ -56,6 +56,7 @@ def _copy_tables(parent: Mm, child: Mm, vma: Vma, keeps: bool) -> None:
         copied = lut[parent.tables.entries[row, low:high]]
         new = child.tables.ensure(pmd)
         child.tables.entries[new, low:high] = copied
+        child.tables.soft[new, low:high] = parent.tables.soft[row, low:high]
         frames = parent.tables.frames[row, low:high]
         parent.memory.get(frames[frames >= 0])
         child.tables.frames[new, low:high] = frames

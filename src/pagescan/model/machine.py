@@ -29,6 +29,8 @@ class Machine:
         swap: whether ``madvise(..., "pageout")`` finds swap to write to.
         thp: where transparent huge pages come from: "madvise" (only where MADV_HUGEPAGE asks for them), "always" or
             "never", as in ``/sys/kernel/mm/transparent_hugepage/enabled``.
+        soft_dirty: whether the kernel has soft-dirty bits, in the pagemap file (CONFIG_MEM_SOFT_DIRTY). Only for "6.7":
+            later releases report them through PAGEMAP_SCAN too, which the model does not.
 
     Attributes:
         memory: all page frames.
@@ -43,6 +45,7 @@ class Machine:
         *,
         swap: bool = True,
         thp: str = "madvise",
+        soft_dirty: bool = False,
     ):
         if page_size not in (4096, 8192, 16384, 32768, 65536):
             raise InvalidArgument(f"page_size = {page_size!r}", hint="use a power of two from 4096 to 65536")
@@ -53,10 +56,16 @@ class Machine:
         unknown = sorted(set(bugs) - BUGS)
         if unknown:
             raise InvalidArgument(f"no bug is called {unknown[0]!r}", hint=f"they are {', '.join(sorted(BUGS))}")
+        self.soft_dirty = soft_dirty
         self.page_size = page_size
         self.bugs = frozenset(bugs)
         self.behaviour = behaviour if isinstance(behaviour, Behaviour) else BEHAVIOURS[behaviour]
         self.thp = thp
+        if soft_dirty and self.behaviour.knows_soft_dirty:
+            raise InvalidArgument(
+                f"the model of {self.behaviour.name} has no soft-dirty bits",
+                hint='use Machine(behaviour="6.7", soft_dirty=True)',
+            )
         self.has_swap = swap
         self.memory = PhysicalMemory(page_size)
         self.processes: list[Process] = []
@@ -64,14 +73,16 @@ class Machine:
 
     def process(self, *, system_mappings: bool = False) -> Process:
         """A new process, its address space empty; or with [vvar], [vdso] and a [stack] that grows down."""
-        process = self.adopt(Mm(self.memory, self.behaviour, self.thp))
+        process = self.adopt(Mm(self.memory, self.behaviour, self.thp, soft_dirty=self.soft_dirty))
         if system_mappings:
             self._map_system(process)
         return process
 
     def twin(self) -> Machine:
         """Another machine that behaves alike, with nothing on it."""
-        return Machine(self.page_size, self.bugs, self.behaviour.name, swap=self.has_swap)
+        return Machine(
+            self.page_size, self.bugs, self.behaviour, swap=self.has_swap, thp=self.thp, soft_dirty=self.soft_dirty
+        )
 
     def _map_system(self, process: Process) -> None:
         size = self.page_size

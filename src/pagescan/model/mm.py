@@ -57,10 +57,12 @@ class Mm:
         page_size, pmd_size: bytes; ``fanout`` pages are one PMD range.
         vmas, tables: its mappings and page tables.
         alive: false once the process has exited.
+        soft_dirty: the kernel has soft-dirty bits (CONFIG_MEM_SOFT_DIRTY).
     """
 
-    def __init__(self, memory: PhysicalMemory, behaviour: Behaviour, thp: str):
+    def __init__(self, memory: PhysicalMemory, behaviour: Behaviour, thp: str, *, soft_dirty: bool = False):
         self.behaviour = behaviour
+        self.soft_dirty = soft_dirty
         self.memory = memory
         self.thp = thp
         self.page_size = memory.page_size
@@ -208,6 +210,15 @@ class Mm:
             self.memory.put(frames[gone])
             frames[gone] = NO_FRAME
             part[:] = _ZAP_NO_COWS[part]
+
+    def clear_soft_dirty(self) -> None:
+        """``clear_refs_write(CLEAR_REFS_SOFT_DIRTY)``: of every page and mapping.
+
+        That it protects pages as well is not modelled: here every write sets the bit.
+        """
+        self.tables.soft[:] = False
+        for vma in self.vmas:
+            vma.soft_dirty = vma.soft_dirty and vma.pfnmap
 
     # -- checks ----------------------------------------------------------------------------------------------------
 

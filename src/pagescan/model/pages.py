@@ -70,6 +70,7 @@ class PageTables:
         fanout: entries of a table (512 for 4 KiB pages).
         entries: uint8 (tables, fanout), the bits above.
         frames: int32 (tables, fanout), the frame a PRESENT (not ZERO) or SWAP entry names, else NO_FRAME.
+        soft: bool (tables, fanout), written to since the soft-dirty bits were reset; only of a PRESENT or SWAP entry.
         puds: numbers of the PUD ranges (512 tables) that have a table of tables; hugetlb needs to know.
     """
 
@@ -78,6 +79,7 @@ class PageTables:
         self.fanout = page_size // 8
         self.entries = np.zeros((8, self.fanout), dtype=np.uint8)
         self.frames = np.full((8, self.fanout), NO_FRAME, dtype=np.int32)
+        self.soft = np.zeros((8, self.fanout), dtype=np.bool_)
         self.puds: set[int] = set()
         self._rows: dict[int, int] = {}
         self._free = list(range(7, -1, -1))
@@ -106,6 +108,7 @@ class PageTables:
         size = len(self.entries)
         self.entries = np.concatenate([self.entries, np.zeros_like(self.entries)])
         self.frames = np.concatenate([self.frames, np.full_like(self.frames, NO_FRAME)])
+        self.soft = np.concatenate([self.soft, np.zeros_like(self.soft)])
         self._free = list(range(2 * size - 1, size - 1, -1))
 
     def remove(self, pmd: int) -> None:
@@ -113,6 +116,7 @@ class PageTables:
         row = self._rows.pop(pmd)
         self.entries[row] = NONE
         self.frames[row] = NO_FRAME
+        self.soft[row] = False
         self._free.append(row)
         self._sorted = None
 

@@ -50,7 +50,7 @@ class Process:
         pagemap: an open :class:`Pagemap` of it.
     """
 
-    engines: tuple[str, ...] = ("model", "pagemap-read", "compare")
+    engines: tuple[str, ...] = ("model", "pagemap-read", "soft-dirty", "compare")
 
     def __init__(self, machine: Machine, pid: int, mm: Mm):
         self.machine = machine
@@ -298,7 +298,8 @@ class Process:
         return memory_like(kind, self.machine)
 
     def clear_soft_dirty(self) -> None:
-        """Accepted, and without effect: the model is a kernel without CONFIG_MEM_SOFT_DIRTY."""
+        """``4`` to ``/proc/PID/clear_refs``. Accepted also by a machine without soft-dirty bits, and without effect."""
+        self.mm.clear_soft_dirty()
 
     def foreign_faults(self) -> int:
         """None: the model's processes have one thread."""

@@ -127,6 +127,7 @@ def _move_step(mm: Mm, position: int, to: int, step: int, clear: bool) -> None:
     row = mm.tables.row(position // size)
     if step == size and mm.tables.row(to // size) < 0 and (mm.tables.is_huge(row) or not clear):
         mm.tables.entries[row] = lut[mm.tables.entries[row]]
+        mm.tables.soft[row] = True  # move_soft_dirty_pmd()
         mm.tables.rename(position // size, to // size)
         return
     mm.split_huge(position // size)
@@ -140,3 +141,4 @@ def _move_step(mm: Mm, position: int, to: int, step: int, clear: bool) -> None:
     entries[new, high : high + count] = moved
     frames[new, high : high + count] = frames[row, low : low + count]
     frames[row, low : low + count] = NO_FRAME
+    mm.tables.soft[new, high : high + count] = True  # move_soft_dirty_pte()

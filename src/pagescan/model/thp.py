@@ -122,6 +122,7 @@ def _make_huge(mm: Mm, row: int) -> None:
     mm.memory.put(held)
     frames[:] = new
     mm.tables.entries[row] = HUGE | PRESENT | ANON
+    mm.tables.soft[row] = True
 
 
 def split_folios(mm: Mm, row: int, low: int, high: int, *, keep_whole: bool) -> None:

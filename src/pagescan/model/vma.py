@@ -57,6 +57,7 @@ class Vma:
             of those that have one, and two that differ never merge.
         forked: it came by a fork with its ``anon_vma``, and so takes no neighbour that has none.
         account: VM_ACCOUNT, its pages count against the commit limit; it only decides what may merge.
+        soft_dirty: VM_SOFTDIRTY: new since the soft-dirty bits were reset; does not hinder merging.
         has_guards: guards were installed, so fork copies its page tables; does not hinder merging.
         pfnmap, special: VM_PFNMAP ([vvar]); VM_SPECIAL ([vvar], [vdso]).
     """
@@ -74,6 +75,7 @@ class Vma:
     forked: bool = False
     account: bool = False
     has_guards: bool = False
+    soft_dirty: bool = True
     grows_down: bool = False
     pfnmap: bool = False
     special: bool = False
@@ -262,6 +264,7 @@ class VmaList:
         later.offset, later.start = earlier.offset, earlier.start
         later.anon = later.anon or earlier.anon
         later.has_guards = later.has_guards or earlier.has_guards
+        later.soft_dirty = later.soft_dirty or earlier.soft_dirty
         later.forked = later.forked or earlier.forked
         self.add(later)
         return later
