@@ -22,6 +22,7 @@ import engines
 import pagescan
 import scanning
 import starting
+import storing
 import taking
 import writing
 from harness import Effort, Report, Row, timed
@@ -47,6 +48,7 @@ GROUPS = {
     "write": "the first write to a protected page, against mprotect + SIGSEGV in C",
     "dense": "where tracking loses: dense writes, and the break-even",
     "tiny": "where tracking loses: tiny buffers",
+    "store": "series.commit(), against writing the pages by hand, and saving everything with numpy, joblib, zarr",
     "start": "import pagescan and pagescan --version, against python -c pass",
 }
 
@@ -69,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
                     _attempt(report, name, partial(rows, report, native, effort.scaled(part)))
     except Missing as missing:
         report.rows += [Row(name, GROUPS[name], "", skipped=str(missing)) for name in NATIVE if name in wanted]
+    if "store" in wanted:
+        _attempt(report, "store", partial(storing.commit, report, effort.scaled(4)))
     if "start" in wanted:
         _attempt(report, "start", partial(starting.start, report, effort.scaled(2)))
     print(json.dumps(report.document(), indent=2) if options.json else _text(report))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .base import Backend
+    from .contents import Contents
     from .digests import Table
     from .memory import Source
 
@@ -96,6 +97,9 @@ class _Known:
         return sum(int((~is_zero(pages.digest)).sum()) for pages in self.pages.values())
 
 
+_NOTHING = _Known(None, "", {}, {}, ())
+
+
 class Chain:
     """The writer of one series. Not for two threads at a time.
 
@@ -110,7 +114,7 @@ class Chain:
         self.page_size = page_size
         self.budget = budget or Budget()
         self.newest = 0
-        self._known = _Known(None, "", {}, {}, ())
+        self._known = _NOTHING
         #: What was prepared last and may have been committed.
         self._pending: tuple[Prepared, _Known] | None = None
 
@@ -128,16 +132,19 @@ class Chain:
         """The digests of a buffer's pages in that version."""
         return self._known.pages[self._known.entries[name].key].digest
 
-    def build_on(self, version: int | None = None) -> None:
-        """Let the next version build on this one; None: on the newest, if there is one. Reads indexes, and no pages."""
+    def refresh(self) -> None:
+        """Let the next version build on the newest in the store, if there is one. Reads indexes, and no pages."""
         numbers = self.backend.versions(self.series)
-        self.newest = numbers[-1] if numbers else 0
-        self._pending = None
-        if version is None and not numbers:
-            self._known = _Known(None, "", {}, {}, ())
-            return
-        contents = load(self.backend, self.series, self.newest if version is None else version)
+        if numbers:
+            self.build_on(load(self.backend, self.series, numbers[-1]))
+        else:
+            self._known, self.newest, self._pending = _NOTHING, 0, None
+
+    def build_on(self, contents: Contents) -> None:
+        """Let the next version build on this one."""
         manifest = contents.manifest
+        self.newest = self.backend.versions(self.series)[-1]
+        self._pending = None
         self.page_size = manifest.page_size
         self._known = _Known(
             manifest.version,

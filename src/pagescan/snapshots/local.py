@@ -149,9 +149,10 @@ class LocalBackend:
             self._fold()
 
     def _fold(self) -> None:
-        # What is committed is safe in the log: that it cannot be folded in now (no space, a reader) harms nothing.
+        # The log keeps its length and is written over: that is several times faster than to let it grow again. What
+        # is committed is safe in it, so that it cannot be folded in now (no space, a reader) harms nothing.
         with contextlib.suppress(sqlite3.OperationalError):
-            self._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     # Packs
 

@@ -90,7 +90,12 @@ class BufferMemory:
     def write(self, pages: NDArray[np.int64], rows: Rows) -> None:
         """Put these pages (ascending) back, in place."""
         page_size = rows.shape[1]
-        for page, row in zip(pages.tolist(), rows, strict=True):
+        # The pages that are whole at once, and the last, which may be cut, by itself.
+        whole, inside = self.nbytes // page_size, 0
+        if isinstance(self._bytes, np.ndarray):
+            inside = int(np.searchsorted(pages, whole))
+            self._bytes[: whole * page_size].reshape(whole, page_size)[pages[:inside]] = rows[:inside]
+        for page, row in zip(pages[inside:].tolist(), rows[inside:], strict=True):
             at = page * page_size
             self._bytes[at : min(at + page_size, self.nbytes)] = row[: self.nbytes - at]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataCorrupt
+from .ahead import mapped, threads
 from .codec import decode
 from .contents import blamed
 from .digests import differ, is_zero, page_digests
@@ -55,17 +56,20 @@ def read_pages(
     """
     manifest, columns = contents.manifest, contents.pages[entry.key]
     used = wanted[~is_zero(columns.digest[wanted])]
-    with blamed(manifest.series, manifest.version, entry.name):
-        for piece in _pieces(_frames(contents, entry, used)):
-            stored = _stored(backend, contents, piece)
-            for frame in piece:
-                data = stored[frame.offset - piece[0].offset :][: frame.length]
-                plain = decode(frame.codec, data, frame.pages * manifest.page_size)
-                rows = np.frombuffer(plain, np.uint8).reshape(frame.pages, -1)[frame.slot]
-                wrong = np.flatnonzero(differ(page_digests(rows), columns.digest[frame.page]))
-                if len(wrong):
-                    raise DataCorrupt(f"page {frame.page[wrong[0]]} does not match its digest")
-                yield frame.page, rows
+
+    def decoded(task: tuple[_Frame, bytes]) -> Rows:
+        frame, data = task
+        plain = decode(frame.codec, data, frame.pages * manifest.page_size)
+        rows = np.frombuffer(plain, np.uint8).reshape(frame.pages, -1)[frame.slot]
+        wrong = np.flatnonzero(differ(page_digests(rows), columns.digest[frame.page]))
+        if len(wrong):
+            raise DataCorrupt(f"page {frame.page[wrong[0]]} does not match its digest")
+        return rows
+
+    with blamed(manifest.series, manifest.version, entry.name), threads() as pool:
+        stored = _stored(backend, contents, _frames(contents, entry, used))
+        for (frame, _), rows in mapped(decoded, stored, pool):
+            yield frame.page, rows
 
 
 def _frames(contents: Contents, entry: BufferEntry, used: NDArray[np.int64]) -> Iterator[_Frame]:
@@ -105,16 +109,19 @@ def _pieces(frames: Iterator[_Frame]) -> Iterator[list[_Frame]]:
         yield piece
 
 
-def _stored(backend: Backend, contents: Contents, piece: list[_Frame]) -> bytes:
-    ref = contents.manifest.packs[piece[0].pack]
-    length = piece[-1].offset + piece[-1].length - piece[0].offset
-    try:
-        data = backend.read_pack(ref.name, piece[0].offset, length)
-    except KeyError:
-        raise DataCorrupt(f"its pack {ref.name} is missing") from None
-    if len(data) != length:
-        raise DataCorrupt(f"its pack {ref.name} is cut off")
-    return data
+def _stored(backend: Backend, contents: Contents, frames: Iterator[_Frame]) -> Iterator[tuple[_Frame, bytes]]:
+    """Each frame with its stored bytes."""
+    for piece in _pieces(frames):
+        ref = contents.manifest.packs[piece[0].pack]
+        start, end = piece[0].offset, piece[-1].offset + piece[-1].length
+        try:
+            data = backend.read_pack(ref.name, start, end - start)
+        except KeyError:
+            raise DataCorrupt(f"its pack {ref.name} is missing") from None
+        if len(data) != end - start:
+            raise DataCorrupt(f"its pack {ref.name} is cut off")
+        for frame in piece:
+            yield frame, data[frame.offset - start : frame.offset - start + frame.length]
 
 
 def all_pages(contents: Contents, entry: BufferEntry) -> NDArray[np.int64]:

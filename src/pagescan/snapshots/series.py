@@ -9,16 +9,17 @@ import numpy as np
 from ..errors import AccessDenied, Closed, InvalidArgument
 from ..trackers.tracker import Tracker, track
 from .chain import Chain
-from .digests import differ, page_digests
+from .digests import differ, empty_table, is_zero, page_digests
 from .memory import BufferMemory
 from .reader import read_pages
-from .version import Version, number_of
+from .version import Version
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from numpy.typing import NDArray
 
+    from ..trackers.written import Written
     from .budget import Budget
     from .contents import Contents
     from .store import Store
@@ -48,7 +49,7 @@ class Series:
             page_size = self.tracker.pages.page_size
             self._chain = Chain(store.backend, name, page_size=page_size, budget=budget)
             with store.locked():
-                self._chain.build_on()
+                self._chain.refresh()
             if not relayout:
                 self._check_layout()
         except BaseException:
@@ -98,7 +99,7 @@ class Series:
         """Build on the newest version in the store, whoever made it: the next commit compares all pages with it."""
         self._check()
         with self._store.locked():
-            self._chain.build_on()
+            self._chain.refresh()
             self._compare_all = True
 
     def restore(self, version: SupportsIndex) -> int:
@@ -110,20 +111,21 @@ class Series:
         Raises NoSuchVersion, DataCorrupt (names version and buffer), InvalidArgument (the version has other buffers).
         """
         self._check()
-        number = number_of(version)
         with self._store.locked():
-            contents = self._store.contents(self.name, number)
-            pairs = [(memory, self._differing(memory, contents)) for memory in self._memory_of(contents)]
-            backend = self._store.backend
-            for memory, wrong in pairs:
-                for _ in read_pages(backend, contents, contents.manifest.buffer(memory.name), wrong):
-                    pass
-            copied = sum(self._put_back(memory, contents, wrong) for memory, wrong in pairs)
-            self._chain.build_on(number)
-            self._compare_all = True
+            contents = self._store.contents(self.name, version)
+            self._check_restorable(contents)
+            with self.tracker.taking() as written:
+                pairs = [(memory, self._differing(memory, contents, written)) for memory in self._memory]
+                for memory, wrong in pairs:
+                    for _ in read_pages(self._store.backend, contents, contents.manifest.buffer(memory.name), wrong):
+                        pass
+                copied = sum(self._put_back(memory, contents, wrong) for memory, wrong in pairs)
+                self._chain.build_on(contents)
+                # What was put back is due as well, by the tracker: the next commit finds that it has not changed.
+                self._compare_all = False
         return copied
 
-    def _memory_of(self, contents: Contents) -> list[BufferMemory]:
+    def _check_restorable(self, contents: Contents) -> None:
         for memory in self._memory:
             entry = contents.manifest.buffer(memory.name)
             if entry.nbytes != memory.nbytes:
@@ -134,27 +136,31 @@ class Series:
                 )
             if not memory.writable:
                 raise AccessDenied(f"buffer {memory.name!r} is read-only", hint="store.read() makes a copy")
-        return self._memory
 
-    def _differing(self, memory: BufferMemory, contents: Contents) -> NDArray[np.int64]:
-        """The pages that are not what they were at that version."""
+    def _differing(self, memory: BufferMemory, contents: Contents, written: Written) -> NDArray[np.int64]:
+        """The pages that are not what they were at that version: of those that were not written to since the version
+        built on, the digests are known."""
         page_size = contents.manifest.page_size
         target = contents.pages[contents.manifest.buffer(memory.name).key].digest
-        wrong = []
-        for at in range(0, len(target), _CHUNK):
-            some = np.arange(at, min(at + _CHUNK, len(target)))
-            wrong.append(some[differ(page_digests(memory.read(some, page_size)), target[some])])
-        return np.concatenate(wrong) if wrong else np.empty(0, np.int64)
+        entry = self._chain.entries.get(memory.name)
+        if self._compare_all or entry is None or entry.nbytes != memory.nbytes or page_size != self._chain.page_size:
+            now, unknown = empty_table(len(target)), np.arange(len(target))
+        else:
+            now, unknown = self._chain.digests(memory.name).copy(), memory.pages_of(written, page_size)
+        for at in range(0, len(unknown), _CHUNK):
+            some = unknown[at : at + _CHUNK]
+            now[some] = page_digests(memory.read(some, page_size))
+        return np.flatnonzero(differ(now, target))
 
     def _put_back(self, memory: BufferMemory, contents: Contents, wrong: NDArray[np.int64]) -> int:
         entry, page_size = contents.manifest.buffer(memory.name), contents.manifest.page_size
-        rest = wrong
+        zero = wrong[is_zero(contents.pages[entry.key].digest[wrong])]
+        for at in range(0, len(zero), _CHUNK):
+            some = zero[at : at + _CHUNK]
+            memory.write(some, np.zeros((len(some), page_size), np.uint8))
         for page, rows in read_pages(self._store.backend, contents, entry, wrong):
             memory.write(page, rows)
-            rest = np.setdiff1d(rest, page, assume_unique=True)
-        for page in rest:
-            memory.write(np.array([page]), np.zeros((1, page_size), np.uint8))
-        return len(wrong) * page_size
+        return int(np.minimum((wrong + 1) * page_size, memory.nbytes).sum() - (wrong * page_size).sum())
 
     @property
     def versions(self) -> list[Version]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 import numpy as np
 
 from ..errors import InvalidArgument, NoSuchVersion
+from . import maintain
 from .contents import load, read_manifest
 from .digests import differ
 from .local import LocalBackend
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .base import Backend
     from .budget import Budget
     from .contents import Contents
+    from .maintain import Copied, Progress, Pruned, Verification
     from .manifest import BufferEntry
 
 
@@ -180,6 +182,64 @@ class Store:
             if slices:
                 found[name_] = slices
         return found
+
+    def verify(self, name: str | None = None, *, progress: Progress | None = None) -> Verification:
+        """Read everything, of one series or of all, and check it against its digests.
+
+        Args:
+            name: of the series.
+            progress: called with (bytes done, bytes in all) after each pack.
+
+        Damage is no error here: it is in the answer, by version and buffer.
+        """
+        with self._lock:
+            return maintain.verify(self.backend, name, progress)
+
+    def prune(
+        self,
+        name: str | None = None,
+        *,
+        keep_last: int | None = None,
+        keep_every: int | None = None,
+        grace: float | None = None,
+    ) -> Pruned:
+        """Forget versions, of one series or of all, and give back what only they needed.
+
+        Args:
+            name: of the series.
+            keep_last: how many of the newest stay.
+            keep_every: those whose numbers are multiples of this stay. The newest stays in any case.
+            grace: seconds for which packs that no version needs are left alone, since a writer may be about to name
+                them, or a reader to read them: one hour; in object storage, where nothing keeps others out, one day.
+
+        In a file what only the forgotten versions needed goes at once; in object storage after ``grace``, at a later
+        prune(). Packs that a failed commit left behind go after ``grace``. Raises DataCorrupt, and forgets nothing, if
+        a version that stays cannot be read.
+        """
+        with self._lock:
+            return maintain.prune(self.backend, name, keep_last, keep_every, grace)
+
+    def copy(
+        self, to: str | os.PathLike[str] | Store, name: str | None = None, *, progress: Progress | None = None
+    ) -> Copied:
+        """Bring the versions of one series or of all to another store; what is there already stays.
+
+        Args:
+            to: where: as for :func:`open_store`, or an open store.
+            name: of the series.
+            progress: called with (bytes done, bytes in all) after each pack.
+
+        Everything is checked on its way. Versions keep their numbers, and arrive oldest first, each whole or not at
+        all; so an interrupted copy goes on when it is called again. Raises VersionConflict if the other store has a
+        different version of the same number, DataCorrupt.
+        """
+        if not isinstance(to, Store):
+            with open_store(to) as target:
+                return self.copy(target, name, progress=progress)
+        if to is self:
+            raise InvalidArgument("a store cannot be copied to itself")
+        with self._lock, to.locked():
+            return maintain.copy(self.backend, to.backend, name, progress)
 
     def close(self) -> None:
         """Let go of it; its series can commit no more. Closing twice is no error."""

@@ -7,16 +7,14 @@ frames. No more than a few MiB are held at a time.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from ..errors import PagescanError, VersionConflict
+from .ahead import Peekable, mapped, threads
 from .codec import Codec, encode
 from .digests import differ, digest, is_zero, page_digests
 from .manifest import PackRef
@@ -24,6 +22,7 @@ from .packs import FRAME_PAGES, IndexBuilder, header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import ThreadPoolExecutor
 
     from numpy.typing import NDArray
 
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 _CHUNK = 1024
 #: Bytes of pages from which on a pack is full.
 PACK_BYTES = 64 << 20
-#: Frames that are compressed ahead of the backend.
-_AHEAD = 32
 
 
 @dataclass(slots=True)
@@ -64,12 +61,17 @@ class DuePages:
     pack: NDArray[np.int32]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Frame:
+    """Pages that go into one frame; ``digest`` and ``plain`` are None for pages of zeros."""
+
     work: DuePages
     page: NDArray[np.int64]
     digest: Table | None
-    stored: Future[tuple[Codec, bytes]] | None
+    plain: bytes | None
+
+    def encoded(self) -> tuple[Codec, bytes]:
+        return (Codec.ZERO, b"") if self.plain is None else encode(self.plain)
 
 
 class PackWriter:
@@ -88,29 +90,27 @@ class PackWriter:
         After an error the packs are deleted, if that is possible and they cannot have been committed.
         """
         finishing = False
-        threads = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "pagescan-store")
         try:
-            frames = _Ahead(self._frames(work, threads))
-            while True:
-                with self._backend.batch():
-                    if frames:
-                        self._write_pack(frames)
-                    if not frames:
-                        finishing = True
-                        return finish(tuple(self._refs))
+            with threads() as pool:
+                frames = Peekable(mapped(_Frame.encoded, self._frames(work, pool), pool))
+                while True:
+                    with self._backend.batch():
+                        if frames:
+                            self._write_pack(frames)
+                        if not frames:
+                            finishing = True
+                            return finish(tuple(self._refs))
         except BaseException as error:
             if not finishing or isinstance(error, VersionConflict):
                 self._take_back()
             raise
-        finally:
-            threads.shutdown(cancel_futures=True)
 
     def _take_back(self) -> None:
         # The first error says more than one from here; what stays behind harms nothing, and prune() finds it.
         with contextlib.suppress(PagescanError), self._backend.batch():
             self._backend.delete_packs(self._begun)
 
-    def _write_pack(self, frames: _Ahead) -> None:
+    def _write_pack(self, frames: Peekable[tuple[_Frame, tuple[Codec, bytes]]]) -> None:
         name = secrets.token_hex(16)
         self._begun.append(name)
         builder = IndexBuilder(self._page_size)
@@ -118,28 +118,30 @@ class PackWriter:
         size = self._backend.put_pack(name, self._parts(frames, builder, tail))
         self._refs.append(PackRef(name, size, len(tail[0]), digest(tail[0]).hex(), builder.pages))
 
-    def _parts(self, frames: _Ahead, builder: IndexBuilder, tail: list[bytes]) -> Iterator[bytes]:
+    def _parts(
+        self, frames: Peekable[tuple[_Frame, tuple[Codec, bytes]]], builder: IndexBuilder, tail: list[bytes]
+    ) -> Iterator[bytes]:
         number, plain = self._first + len(self._refs), 0
         yield header(self._page_size)
-        while frames and plain < PACK_BYTES:
-            frame = frames.pop()
-            codec, stored = frame.stored.result() if frame.stored is not None else (Codec.ZERO, b"")
+        for frame, (codec, stored) in frames:
             builder.add(frame.work.key, frame.page, frame.digest, codec, len(stored))
             frame.work.pack[frame.page] = number
             if stored:
                 plain += len(frame.page) * self._page_size
                 yield stored
+            if plain >= PACK_BYTES:
+                break
         tail.append(builder.build().to_bytes())
         yield tail[0]
 
-    def _frames(self, work: list[DuePages], threads: ThreadPoolExecutor) -> Iterator[_Frame]:
+    def _frames(self, work: list[DuePages], pool: ThreadPoolExecutor) -> Iterator[_Frame]:
         for item in work:
             for at in range(0, len(item.due), _CHUNK):
-                yield from self._chunk(item, item.due[at : at + _CHUNK], threads)
+                yield from self._chunk(item, item.due[at : at + _CHUNK], pool)
 
-    def _chunk(self, item: DuePages, page: NDArray[np.int64], threads: ThreadPoolExecutor) -> Iterator[_Frame]:
+    def _chunk(self, item: DuePages, page: NDArray[np.int64], pool: ThreadPoolExecutor) -> Iterator[_Frame]:
         rows = item.source.read(page, self._page_size)
-        new = _digests(rows, threads)
+        new = _digests(rows, pool)
         zero, forced = is_zero(new), item.forced[page]
         changed = differ(new, item.digest[page])
         item.digest[page] = new
@@ -150,27 +152,11 @@ class PackWriter:
         kept = np.flatnonzero(~zero & (changed | forced))
         for at in range(0, len(kept), FRAME_PAGES):
             some = kept[at : at + FRAME_PAGES]
-            yield _Frame(item, page[some], new[some], threads.submit(encode, rows[some].tobytes()))
+            yield _Frame(item, page[some], new[some], rows[some].tobytes())
 
 
-def _digests(rows: Rows, threads: ThreadPoolExecutor) -> Table:
+def _digests(rows: Rows, pool: ThreadPoolExecutor) -> Table:
     if len(rows) <= FRAME_PAGES:
         return page_digests(rows)
     step = -(-len(rows) // 4)
-    return np.concatenate(list(threads.map(page_digests, (rows[at : at + step] for at in range(0, len(rows), step)))))
-
-
-class _Ahead:
-    """Frames, a few of them begun before they are asked for. True as long as there is one."""
-
-    def __init__(self, frames: Iterator[_Frame]):
-        self._frames = frames
-        self._begun: deque[_Frame] = deque()
-
-    def __bool__(self) -> bool:
-        while len(self._begun) < _AHEAD and (frame := next(self._frames, None)) is not None:
-            self._begun.append(frame)
-        return bool(self._begun)
-
-    def pop(self) -> _Frame:
-        return self._begun.popleft()
+    return np.concatenate(list(pool.map(page_digests, (rows[at : at + step] for at in range(0, len(rows), step)))))
