@@ -168,6 +168,24 @@ def test_no_buffer(assert_unwritten):
     result.stdout.fnmatch_lines(["*NotABuffer: dict has no memory*"])
 
 
+def test_without_write_tracking_contents_are_compared(run, monkeypatch):
+    monkeypatch.setenv("PAGESCAN_ENGINE", "compare")
+    result = run(
+        BEGIN
+        + """
+def test_fails(array, assert_unwritten):
+    assert_unwritten(array)
+    array[2, 7] = 1
+
+def test_passes(array, assert_unwritten):
+    assert_unwritten(array)
+    array[2, 7] = 0
+"""
+    )
+    result.assert_outcomes(failed=1, passed=1)
+    result.stdout.fnmatch_lines([f"*elements [[]{2 * PAGE}:{3 * PAGE}[]]", "*bytes: contents were compared."])
+
+
 def test_many_slices_are_cut_short(run):
     result = run(
         BEGIN

@@ -38,7 +38,7 @@ class Unwritten:
         """What to fail with; then it watches no longer. None if nothing was written to, or it has ended."""
         if self._watch.closed or not (written := self._watch.peek()):
             return None
-        message = _explain(written, self._buffers)
+        message = _explain(written, self._buffers, self._watch.engine)
         self.close()
         return message
 
@@ -117,7 +117,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     return result
 
 
-def _explain(written: Written, buffers: dict[str, Any]) -> str:
+def _explain(written: Written, buffers: dict[str, Any], engine: str) -> str:
     """What was written to, in the elements of each buffer."""
     from .trackers.wrote import show_slices
 
@@ -125,10 +125,11 @@ def _explain(written: Written, buffers: dict[str, Any]) -> str:
     for name, buffer in buffers.items():
         if slices := written.slices(buffer):
             lines.append(f"  {name} ({_describe(buffer)}): elements {show_slices(slices, 8)}")
-    lines.append(
-        "Elements are those of array.reshape(-1). A slice is as wide as its pages, of "
-        f"{written.page_size:,} bytes: a write to one element names them all, also if it changed no value."
-    )
+    how = "a write to one element names them all, also if it changed no value"
+    if engine == "compare":
+        how = "contents were compared"
+    size = f"{written.page_size:,} bytes"
+    lines.append(f"Elements are those of array.reshape(-1). A slice is as wide as its pages, of {size}: {how}.")
     if written.reason:
         lines.append(f"Perhaps less was written to: {written.reason}.")
     return "\n".join(lines)

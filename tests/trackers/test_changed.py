@@ -152,17 +152,18 @@ def tracker_key(array: np.ndarray) -> Changed:
         return tracker.changed()
 
 
+@pytest.mark.parametrize("engine", ["auto", "compare"])
 class TestLoss:
-    def test_lost_coverage_raises(self):
+    def test_lost_coverage_raises(self, engine):
         at = raw_mmap(4 * PAGE, 0x22)
-        with pagescan.track(array_at(at, 4 * PAGE)) as tracker:
+        with pagescan.track(array_at(at, 4 * PAGE), engine=engine) as tracker:
             libc.munmap(at, 4 * PAGE)
             with pytest.raises(CoverageLost):
                 tracker.changed()
 
-    def test_reported_it_is_true_and_never_equal(self, array):
+    def test_reported_it_is_true_and_never_equal(self, array, engine):
         at = raw_mmap(4 * PAGE, 0x22)
-        with pagescan.track(array, array_at(at, 4 * PAGE), on_lost="report") as tracker:
+        with pagescan.track(array, array_at(at, 4 * PAGE), engine=engine, on_lost="report") as tracker:
             keys = [tracker.changed()]
             libc.munmap(at, 4 * PAGE)
             keys += [tracker.changed(), tracker.changed()]
@@ -171,6 +172,8 @@ class TestLoss:
             assert len(set(keys)) == 4
             assert [bool(key) for key in keys] == [False, True, True, True]
 
+
+class TestClosed:
     def test_a_closed_tracker(self, array):
         tracker = pagescan.track(array)
         tracker.close()
@@ -230,13 +233,22 @@ class Keys(RuleBasedStateMachine):
     What is known: how many writes there were when each key was made, and what is due to each reader.
     """
 
+    engine = "auto"
+
     def memory(self):
-        raise NotImplementedError
+        """The buffer, and a function that changes a byte of one of its pages."""
+        array = pagescan.zeros(PAGES * PAGE, np.uint8)
+        array[:] = 1
+
+        def write(page):
+            array[page * PAGE] += 1
+
+        return array, write
 
     @initialize()
     def begin(self):
         self.buffer, self.write_page = self.memory()
-        self.tracker = pagescan.track(self.buffer)
+        self.tracker = pagescan.track(self.buffer, engine=self.engine)
         self.readers: list[pagescan.Cursor] = [self.tracker]
         self.due: list[set[int]] = [set()]
         self.keys: list[list[tuple[int, Changed]]] = [[]]
@@ -291,14 +303,13 @@ class Keys(RuleBasedStateMachine):
             self.tracker.close()
 
 
-class KernelKeys(Keys):
-    def memory(self):
-        array = pagescan.zeros(PAGES * PAGE, np.uint8)
-        array[:] = 1
-        return array, lambda page: array.__setitem__(page * PAGE, 2)
+class CompareKeys(Keys):
+    engine = "compare"
 
 
 class ModelKeys(Keys):
+    engine = "model"
+
     def memory(self):
         process = Machine().process()
         at = process.mmap(PAGES * 4096)
@@ -306,6 +317,9 @@ class ModelKeys(Keys):
         return process.buffer(at, PAGES * 4096), lambda page: process.write(at + page * 4096, b"y")
 
 
-TestKernelKeys = KernelKeys.TestCase
+TestKeys = Keys.TestCase
+TestCompareKeys = CompareKeys.TestCase
 TestModelKeys = ModelKeys.TestCase
-TestKernelKeys.settings = TestModelKeys.settings = settings(max_examples=30, stateful_step_count=20)
+TestKeys.settings = TestCompareKeys.settings = TestModelKeys.settings = settings(
+    max_examples=20, stateful_step_count=20
+)

@@ -109,6 +109,9 @@ class CompareEngine:
             changed = self._changed(piece, low, high, extent.anonymous, keep)
             if changed.any():
                 found.append(runs_of(changed, piece.start + low * size, size, Category.WRITTEN))
+        # What is not populated was not read, and counts as zeros; that it is still mapped nobody has said.
+        if extent.anonymous and self._space.has_gap(extent.start, extent.end):
+            raise CoverageLost(UNMAPPED)
         return Regions.merged(np.concatenate(found), page_size=size).to_records()
 
     def _changed(self, piece: Piece, low: int, high: int, anonymous: bool, keep: bool) -> NDArray[np.bool_]:

@@ -95,6 +95,11 @@ class Watch:
         return Written.of(found, covered, Quality.EXACT)
 
     @property
+    def engine(self) -> str:
+        """The engine that tells of whole pages; ``"compare"`` if there are none."""
+        return self._tracker.engine if self._tracker else "compare"
+
+    @property
     def _page_size(self) -> int:
         return self._held[0].space.page_size if self._held else 4096
 
