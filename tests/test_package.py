@@ -55,6 +55,7 @@ PUBLIC = [
     "Op",
     "Pagemap",
     "PagescanError",
+    "Prepared",
     "PreparedScan",
     "Process",
     "ProcessTracker",

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .scanning.prepared import PreparedScan as PreparedScan
     from .scanning.prepared import Scan as Scan
     from .scanning.walk import scan as scan
+    from .snapshots.commit import Prepared as Prepared
     from .snapshots.series import Series as Series
     from .snapshots.store import Store as Store
     from .snapshots.store import open_store as open_store
@@ -100,6 +101,7 @@ _HOME = {
     "Op": "query",
     "Pagemap": "kernel.pagemap",
     "PagescanError": "errors",
+    "Prepared": "snapshots.commit",
     "PreparedScan": "scanning.prepared",
     "Process": "process.process",
     "ProcessTracker": "trackers.process_tracker",
@@ -158,6 +160,7 @@ __all__ = [
     "Op",
     "Pagemap",
     "PagescanError",
+    "Prepared",
     "PreparedScan",
     "Process",
     "ProcessTracker",

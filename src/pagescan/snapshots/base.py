@@ -28,12 +28,12 @@ class PackInfo:
 
     Attributes:
         size: bytes.
-        age_ns: nanoseconds since it was written, or, where ``atomic`` is not so, since the last version that named it
-            was deleted, if that is less; by the backend's clock.
+        written_ns: when it was written or, where ``atomic`` is not so, when the last version that named it was deleted,
+            if that is later; compare with :meth:`Backend.now_ns`.
     """
 
     size: int
-    age_ns: int
+    written_ns: int
 
 
 class Backend(Protocol):
@@ -98,9 +98,12 @@ class Backend(Protocol):
     def check(self) -> list[str]:
         """What is damaged in the backend's own structure, in words; none if nothing is."""
 
-    def reclaim(self, grace_ns: int = 0) -> None:
-        """Give back to the system what deleted packs took, and forget versions deleted longer ago than ``grace_ns``,
-        where that takes a step of its own."""
+    def now_ns(self) -> int:
+        """The time by the clock that packs are dated by, in nanoseconds since 1970 in UTC. May write something."""
+
+    def reclaim(self, before_ns: int) -> None:
+        """Give back to the system what deleted packs took, and forget versions deleted before this time, where that
+        takes a step of its own."""
 
     def close(self) -> None:
         """Let go of it; closing twice is no error."""

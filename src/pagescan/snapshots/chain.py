@@ -2,7 +2,7 @@
 
 A :class:`Chain` knows the digest of every page of the version it builds on. Pages that are due are copied, hashed, and
 kept only where the digest differs. Two steps, so that many writers can make one version together:
-:meth:`Chain.prepare` writes packs, which nobody sees yet; :func:`create` writes the manifest that names them.
+:meth:`Chain.prepare` writes packs, which nobody sees yet; ``commit.py`` writes the manifest that names them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ..errors import InvalidArgument, VersionConflict
-from .base import GRACE_NS
+from ..errors import InvalidArgument
 from .budget import Budget, to_merge
+from .commit import Prepared, check_newest, check_parent, create
 from .contents import load, page_count, read_manifest
 from .digests import empty_table, is_zero, table_digest
 from .manifest import BufferEntry, Manifest, PackRef, manifest_digest
@@ -33,37 +33,6 @@ if TYPE_CHECKING:
     from .memory import Source
 
     T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What one writer brings to a version: its buffers, and packs that are written and that nobody names yet.
-
-    Made of plain values, so that it can be pickled and sent to the writer that commits.
-
-    Attributes:
-        series: the name.
-        parent: number of the version it builds on, None for the first of the series.
-        parent_digest: of that version's manifest.
-        newest: number of the newest version in the store when this was prepared, 0 for none.
-        time_ns: when that was, since 1970 in UTC.
-        commit: 32 random hexadecimal digits, of this writer and this step.
-        page_size: bytes of a page.
-        buffers: all that this writer has.
-        packs: all packs that are needed to read them, oldest first.
-        new_packs: how many of those, the last, were written now.
-    """
-
-    series: str
-    parent: int | None
-    parent_digest: str
-    newest: int
-    time_ns: int
-    commit: str
-    page_size: int
-    buffers: tuple[BufferEntry, ...]
-    packs: tuple[PackRef, ...]
-    new_packs: int
 
 
 @dataclass(slots=True)
@@ -106,14 +75,18 @@ class Chain:
     Attributes:
         page_size: bytes of a page in the store.
         newest: number of the newest version in the store, as far as this writer knows; 0 for none.
+        prefix: with which the names of this writer's buffers begin; it knows nothing of others.
     """
 
-    def __init__(self, backend: Backend, series: str, *, page_size: int, budget: Budget | None = None):
+    def __init__(
+        self, backend: Backend, series: str, *, page_size: int, budget: Budget | None = None, prefix: str = ""
+    ):
         self.backend = backend
         self.series = series
         self.page_size = page_size
         self.budget = budget or Budget()
         self.newest = 0
+        self.prefix = prefix
         self._known = _NOTHING
         #: What was prepared last and may have been committed.
         self._pending: tuple[Prepared, _Known] | None = None
@@ -146,13 +119,13 @@ class Chain:
         self.newest = self.backend.versions(self.series)[-1]
         self._pending = None
         self.page_size = manifest.page_size
-        self._known = _Known(
-            manifest.version,
-            contents.digest,
-            {entry.name: entry for entry in manifest.buffers},
-            {key: _Pages(columns.digest, columns.pack) for key, columns in contents.pages.items()},
-            manifest.packs,
-        )
+        entries = {entry.name: entry for entry in manifest.buffers if entry.name.startswith(self.prefix)}
+        pages = {}
+        for entry in entries.values():
+            columns = contents.pages[entry.key]
+            pages[entry.key] = _Pages(columns.digest, columns.pack)
+        packs = _keep_needed(list(pages.values()), manifest.packs)
+        self._known = _Known(manifest.version, contents.digest, entries, pages, packs)
 
     def commit(
         self,
@@ -187,7 +160,7 @@ class Chain:
 
         Until :meth:`adopt` is told of the version that came of it, the next one builds on the same as this.
         """
-        self._settle()
+        self.settle()
         began, known = time.time_ns(), self._known
         check_newest(self.backend, self.series, self.newest)
         check_parent(self.backend, self.series, known.number, known.digest)
@@ -217,16 +190,18 @@ class Chain:
         self._known.number, self._known.digest = manifest.version, manifest_digest(manifest.to_bytes())
         self.newest, self._pending = manifest.version, None
 
-    def _settle(self) -> None:
-        """If the last commit went through although an error came (the answer was lost), build on it."""
+    def settle(self) -> Manifest | None:
+        """If what was prepared last is in a version (somebody committed it, or an answer was lost), build on that."""
         if self._pending is None:
-            return
+            return None
         try:
             manifest, _ = read_manifest(self.backend, self.series, self._pending[0].newest + 1)
         except KeyError:
-            return
-        if self._pending[0].commit in manifest.commits:
-            self.adopt(manifest)
+            return None
+        if self._pending[0].commit not in manifest.commits:
+            return None
+        self.adopt(manifest)
+        return manifest
 
     def _entry(self, source: Source) -> BufferEntry:
         old = self._known.entries.get(source.name)
@@ -256,9 +231,7 @@ class Chain:
         kept: tuple[PackRef, ...],
         new: tuple[PackRef, ...],
     ) -> Prepared:
-        packs, number = _needed(pages, kept + new)
-        for part in pages:
-            part.pack = number[part.pack]
+        packs = _keep_needed(pages, kept + new)
         final = [
             BufferEntry(e.name, e.key, e.dtype, e.shape, e.nbytes, table_digest(part.digest).hex(), e.attributes)
             for e, part in zip(entries, pages, strict=True)
@@ -281,115 +254,13 @@ class Chain:
         return prepared
 
 
-def _needed(pages: list[_Pages], packs: tuple[PackRef, ...]) -> tuple[tuple[PackRef, ...], NDArray[np.int32]]:
-    """The packs that still tell of a page, and the new number of each old one (-1 stays -1, being the last)."""
-    used = np.zeros(len(packs) + 1, bool)
+def _keep_needed(pages: list[_Pages], packs: tuple[PackRef, ...]) -> tuple[PackRef, ...]:
+    """The packs that still tell of a page; the pages are changed to say the new number of each."""
+    used = np.zeros(len(packs) + 1, bool)  # -1, for none, is the last
     for part in pages:
         used[part.pack] = True
     used[-1] = False
     number = np.where(used, np.cumsum(used) - 1, -1).astype(np.int32)
-    return tuple(ref for ref, needed in zip(packs, used, strict=False) if needed), number
-
-
-def check_newest(backend: Backend, series: str, expected: int) -> None:
-    """Raise VersionConflict unless the newest version of the series has this number (0: there is none)."""
-    numbers = backend.versions(series)
-    newest = numbers[-1] if numbers else 0
-    if newest != expected:
-        raise VersionConflict(
-            f"another writer has made version {newest} of {series!r}; this one knows of {expected or 'none'}",
-            hint="series.refresh() compares with the newest version; then commit again",
-        )
-
-
-def check_parent(backend: Backend, series: str, number: int | None, expected: str) -> None:
-    """Raise VersionConflict unless the version that a writer builds on (None: nothing) is still the one it knows."""
-    if number is None:
-        return
-    try:
-        _, found = read_manifest(backend, series, number)
-    except KeyError:
-        found = "none"
-    if found != expected:
-        raise VersionConflict(
-            f"version {number} of {series!r}, on which this writer builds, was replaced or pruned",
-            hint="series.refresh() compares with the newest version; then commit again",
-        )
-
-
-def _check_age(backend: Backend, parts: Sequence[Prepared]) -> None:
-    """Raise VersionConflict if packs may already be taken for left over, where nothing can keep others from that."""
-    if not backend.atomic and time.time_ns() - min(part.time_ns for part in parts) > GRACE_NS // 2:
-        raise VersionConflict(
-            f"the next version of {parts[0].series!r} was prepared more than half a day ago, and may have been pruned",
-            hint="let every writer prepare() again",
-        )
-
-
-def create(
-    backend: Backend, parts: Sequence[Prepared], *, note: str = "", attributes: dict[str, Any] | None = None
-) -> Manifest:
-    """Make a version of what one or more writers prepared: the commit. Inside a batch of the backend.
-
-    Raises VersionConflict if the store has moved on, InvalidArgument if the parts do not belong together.
-    """
-    first = parts[0]
-    _check_parts(parts)
-    _check_age(backend, parts)
-    check_newest(backend, first.series, first.newest)
-    check_parent(backend, first.series, first.parent, first.parent_digest)
-    inherited = _inherited(backend, parts)
-    new = [ref for part in parts for ref in part.packs[len(part.packs) - part.new_packs :]]
-    manifest = Manifest(
-        series=first.series,
-        version=first.newest + 1,
-        parent=first.parent,
-        parent_digest=first.parent_digest,
-        commits=tuple(part.commit for part in parts),
-        time_ns=time.time_ns(),
-        note=note,
-        page_size=first.page_size,
-        buffers=tuple(entry for part in parts for entry in part.buffers),
-        packs=(*inherited, *new),
-        new_packs=len(new),
-        written_pages=sum(ref.pages for ref in new),
-        written_bytes=sum(ref.size for ref in new),
-        attributes=attributes or {},
-    )
-    missing = backend.missing_packs(ref.name for ref in manifest.packs)
-    if missing:
-        raise VersionConflict(
-            f"{len(missing)} of the packs that the next version of {first.series!r} needs were deleted meanwhile",
-            hint="series.refresh() compares with the newest version; then commit again",
-        )
-    backend.create_manifest(first.series, manifest.version, manifest.to_bytes())
-    return manifest
-
-
-def _inherited(backend: Backend, parts: Sequence[Prepared]) -> list[PackRef]:
-    """The older packs of all parts, in the order that their parent has them: of two that tell of a page, the later
-    has to come later."""
-    packs = {ref.name: ref for part in parts for ref in part.packs[: len(part.packs) - part.new_packs]}
-    first = parts[0]
-    if len(parts) == 1 or first.parent is None:
-        return list(packs.values())
-    parent, _ = read_manifest(backend, first.series, first.parent)
-    order = {ref.name: number for number, ref in enumerate(parent.packs)}
-    return sorted(packs.values(), key=lambda ref: order[ref.name])
-
-
-def _check_parts(parts: Sequence[Prepared]) -> None:
-    first = parts[0]
-    for part in parts[1:]:
-        one, other = ((p.series, p.parent, p.parent_digest, p.newest, p.page_size) for p in (first, part))
-        if one != other:
-            raise InvalidArgument(
-                f"the parts do not build on the same version: {one[:2]} and {other[:2]}",
-                hint="let every writer refresh() and prepare() again",
-            )
-    names = [entry.name for part in parts for entry in part.buffers]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise InvalidArgument(
-            f"two writers bring a buffer {twice!r}", hint="give each writer's buffers names of their own"
-        )
+    for part in pages:
+        part.pack = number[part.pack]
+    return tuple(ref for ref, needed in zip(packs, used, strict=False) if needed)

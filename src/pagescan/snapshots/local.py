@@ -122,7 +122,10 @@ class LocalBackend:
             return [str(error)]
         return [text for (text,) in rows if text != "ok"]
 
-    def reclaim(self, grace_ns: int = 0) -> None:
+    def now_ns(self) -> int:
+        return time.time_ns()
+
+    def reclaim(self, before_ns: int) -> None:
         with self._explained():
             self._sql.execute("PRAGMA incremental_vacuum").fetchall()
             self._fold()
@@ -194,10 +197,9 @@ class LocalBackend:
             return set(names) - {name for (name,) in self._sql.execute("SELECT name FROM pack")}
 
     def packs(self) -> dict[str, PackInfo]:
-        now = time.time_ns()
         with self._explained():
             rows = self._sql.execute("SELECT name, size, created_ns FROM pack").fetchall()
-        return {name: PackInfo(size, now - created) for name, size, created in rows}
+        return {name: PackInfo(size, created) for name, size, created in rows}
 
     def delete_packs(self, names: Iterable[str]) -> None:
         with self._explained():

@@ -252,10 +252,11 @@ def prune(
         packs = backend.packs()
         # Where others may be reading what was just deleted, its packs too have to wait.
         at_once = freed if backend.atomic else set()
-        old = {name for name, info in packs.items() if info.age_ns >= grace_ns}
+        before = backend.now_ns() - grace_ns
+        old = {name for name, info in packs.items() if info.written_ns <= before}
         dead = sorted((packs.keys() & (at_once | old)) - needed)
         backend.delete_packs(dead)
-    backend.reclaim(grace_ns)
+    backend.reclaim(before)
     removed = {name: tuple(numbers) for name, numbers in gone.items() if numbers}
     return Pruned(removed, len(dead), sum(packs[name].size for name in dead))
 

@@ -140,12 +140,18 @@ def manifest_digest(data: bytes) -> str:
 def _from_json(values: dict[str, Any]) -> Manifest:
     chosen = _chosen(Manifest, values)
     chosen["commits"] = tuple(chosen["commits"])
-    chosen["buffers"] = tuple(_buffer(entry) for entry in chosen["buffers"])
-    chosen["packs"] = tuple(PackRef(**_chosen(PackRef, entry)) for entry in chosen["packs"])
+    chosen["buffers"] = tuple(buffer_entry(entry) for entry in chosen["buffers"])
+    chosen["packs"] = tuple(pack_ref(entry) for entry in chosen["packs"])
     return Manifest(**chosen)
 
 
-def _buffer(values: dict[str, Any]) -> BufferEntry:
+def pack_ref(values: dict[str, Any]) -> PackRef:
+    """A reference to a pack, from JSON."""
+    return PackRef(**_chosen(PackRef, values))
+
+
+def buffer_entry(values: dict[str, Any]) -> BufferEntry:
+    """A buffer, from JSON. Raises KeyError, TypeError or ValueError if it makes no sense."""
     chosen = _chosen(BufferEntry, values)
     chosen["shape"] = tuple(int(length) for length in chosen["shape"])
     entry = BufferEntry(**chosen)

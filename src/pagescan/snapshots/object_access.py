@@ -10,7 +10,6 @@ import errno
 import itertools
 import os
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..errors import AccessDenied, Closed, InvalidArgument, MissingExtra, Pagesc
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
     from types import ModuleType
 
 #: What a URL may begin with.
@@ -42,12 +42,12 @@ class Item:
     Attributes:
         key: relative to the place.
         size: bytes.
-        age_ns: nanoseconds since it was written, by the clocks of the storage and of this machine.
+        written_ns: when it was written, by the storage's clock, in nanoseconds since 1970.
     """
 
     key: str
     size: int
-    age_ns: int
+    written_ns: int
 
 
 class Place:
@@ -111,14 +111,19 @@ class Place:
 
     def items(self, folder: str) -> list[Item]:
         """The objects under a folder, in the order of their keys."""
-        now = time.time()
         with self._explained():
             found = [
-                Item(meta["path"], meta["size"], round((now - meta["last_modified"].timestamp()) * 1e9))
+                Item(meta["path"], meta["size"], _nanoseconds(meta["last_modified"]))
                 for metas in self._obstore.list(self._used(), folder)
                 for meta in metas
             ]
         return sorted(found, key=lambda item: item.key)
+
+    def now_ns(self, key: str) -> int:
+        """The time by the storage's clock: that of an object that is written for it."""
+        self.put(key, b"")
+        with self._explained():
+            return _nanoseconds(self._obstore.head(self._used(), key)["last_modified"])
 
     def folders(self, folder: str) -> list[str]:
         """The names of the folders in a folder."""
@@ -292,6 +297,10 @@ def _check_process(url: str) -> None:
             f"{url} cannot be used in a process that was forked after stores at URLs were used",
             hint='start workers as new processes: multiprocessing.get_context("spawn")',
         )
+
+
+def _nanoseconds(time: datetime) -> int:
+    return round(time.timestamp() * 1e6) * 1000
 
 
 @contextlib.contextmanager

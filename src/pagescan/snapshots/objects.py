@@ -8,7 +8,7 @@ somebody may still be about to read or to name is deleted before a grace period 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DataCorrupt, InvalidArgument, VersionConflict
 from .base import PackInfo
@@ -23,8 +23,22 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 _FORMATS, _PACKS, _SERIES, _DELETED = "format", "packs", "series", "deleted"
+_CLOCK = "clock"
 #: Of the names of series as they stand in keys: a folder of a file system takes no more.
 _LONGEST = 240
+#: Bytes that are read at once of a pack that is read from one end to the other.
+_AHEAD = 8 << 20
+
+
+class _Range(NamedTuple):
+    """Bytes [start, end) of a pack."""
+
+    name: str
+    start: int
+    end: int
+
+    def covers(self, other: _Range) -> bool:
+        return self.name == other.name and self.start <= other.start and other.end <= self.end
 
 
 class ObjectBackend:
@@ -41,6 +55,8 @@ class ObjectBackend:
     def __init__(self, url: str, *, create: bool = True, options: dict[str, Any] | None = None):
         self.url = url
         self._place = open_place(url, create=create, options=options or {})
+        #: What was read last of a pack, and where the last answer ended.
+        self._read, self._data, self._ended = _Range("", 0, 0), b"", 0
         self._check_format(create)
 
     def _check_format(self, create: bool) -> None:
@@ -65,16 +81,23 @@ class ObjectBackend:
         return self._place.upload(f"{_PACKS}/{name}", parts)
 
     def read_pack(self, name: str, offset: int, length: int) -> bytes:
-        return self._place.get_range(f"{_PACKS}/{name}", offset, length)
+        wanted = _Range(name, offset, offset + length)
+        if not self._read.covers(wanted):
+            # Whoever goes on where the last read ended will go on again: one request for many.
+            ahead = _AHEAD if (name, offset) == (self._read.name, self._ended) else 0
+            self._data = self._place.get_range(f"{_PACKS}/{name}", offset, max(length, ahead))
+            self._read = _Range(name, offset, offset + len(self._data))
+        self._ended = wanted.end
+        return self._data[offset - self._read.start : wanted.end - self._read.start]
 
     def missing_packs(self, names: Iterable[str]) -> set[str]:
         return {_last(key) for key in self._place.absent([f"{_PACKS}/{name}" for name in names])}
 
     def packs(self) -> dict[str, PackInfo]:
-        found = {_last(item.key): PackInfo(item.size, item.age_ns) for item in self._place.items(_PACKS)}
+        found = {_last(item.key): PackInfo(item.size, item.written_ns) for item in self._place.items(_PACKS)}
         for item in self._place.items(_DELETED):
             for name in self._named_by(item) & found.keys():
-                found[name] = PackInfo(found[name].size, min(found[name].age_ns, item.age_ns))
+                found[name] = PackInfo(found[name].size, max(found[name].written_ns, item.written_ns))
         return found
 
     def delete_packs(self, names: Iterable[str]) -> None:
@@ -121,8 +144,11 @@ class ObjectBackend:
     def check(self) -> list[str]:
         return []
 
-    def reclaim(self, grace_ns: int = 0) -> None:
-        old = [item.key.partition("/")[2] for item in self._place.items(_DELETED) if item.age_ns >= grace_ns]
+    def now_ns(self) -> int:
+        return self._place.now_ns(_CLOCK)
+
+    def reclaim(self, before_ns: int) -> None:
+        old = [item.key.partition("/")[2] for item in self._place.items(_DELETED) if item.written_ns <= before_ns]
         if old:
             # A version that a killed prune() had only made its note of is still there.
             empty = {item.key for item in self._place.items(_SERIES) if not item.size}

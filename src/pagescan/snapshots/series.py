@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..trackers.written import Written
     from .budget import Budget
+    from .commit import Prepared
     from .contents import Contents
     from .store import Store
 
@@ -33,21 +34,34 @@ class Series:
 
     Attributes:
         name: of the series.
+        part: which part of its versions this is, or None if it is all of them.
         tracker: the tracker of the buffers.
     """
 
     def __init__(
-        self, store: Store, name: str, buffers: dict[str, Any], *, engine: str, budget: Budget | None, relayout: bool
+        self,
+        store: Store,
+        name: str,
+        buffers: dict[str, Any],
+        *,
+        part: str | None,
+        engine: str,
+        budget: Budget | None,
+        relayout: bool,
     ):
         if not buffers:
             raise InvalidArgument("series() was given no buffer", hint='series("name", weights=weights)')
+        if part is not None and (not part or "/" in part):
+            raise InvalidArgument(f"part = {part!r}", hint='a name without "/": part="rank0"')
         self.name = name
+        self.part = part
         self._store = store
-        self._memory = [BufferMemory(key, buffer) for key, buffer in buffers.items()]
+        prefix = f"{part}/" if part is not None else ""
+        self._memory = [BufferMemory(prefix + key, buffer) for key, buffer in buffers.items()]
         self.tracker: Tracker = track(*buffers.values(), engine=engine)
         try:
             page_size = self.tracker.pages.page_size
-            self._chain = Chain(store.backend, name, page_size=page_size, budget=budget)
+            self._chain = Chain(store.backend, name, page_size=page_size, budget=budget, prefix=prefix)
             with store.locked():
                 self._chain.refresh()
             if not relayout:
@@ -57,6 +71,8 @@ class Series:
             raise
         #: Whether all pages have to be compared with the version built on: nobody tracked since that one was made.
         self._compare_all = True
+        #: What prepare() took and nobody has committed yet, as far as is known: pages of each buffer.
+        self._prepared: dict[str, NDArray[np.int64]] = {}
 
     def _check_layout(self) -> None:
         old = {name: (e.dtype, e.shape) for name, e in self._chain.entries.items()}
@@ -88,18 +104,73 @@ class Series:
             PagescanError: no space is left (``errno`` is ENOSPC), or whatever else the store says.
         """
         self._check()
-        with self._store.locked(), self.tracker.taking() as written:
-            page_size = self._chain.page_size
-            due = {} if self._compare_all else {m.name: m.pages_of(written, page_size) for m in self._memory}
-            manifest = self._chain.commit(self._memory, due, note=note, attributes=attributes)
-            self._compare_all = False
+        if self.part is not None:
+            raise InvalidArgument(
+                f"this is part {self.part!r} of series {self.name!r}: by itself it makes no version",
+                hint="prepare() every part, then store.commit([...]) what they return",
+            )
+        with self._store.locked():
+            self._settle()
+            with self.tracker.taking() as written:
+                manifest = self._chain.commit(self._memory, self._due(written), note=note, attributes=attributes)
+                self._settled()
         return Version.of(manifest)
+
+    def prepare(self) -> Prepared:
+        """Write what has changed, but make no version of it: :meth:`Store.commit` does, of this and of others' parts.
+
+        So many processes, on many machines, make one version of all their buffers. What is returned is small, and may
+        be pickled or sent as JSON. Until it is committed the same pages stay due here: a later prepare() or commit()
+        brings them again, if :meth:`settle` (which both call first) does not find them in the store.
+
+        Raises as :meth:`commit`. What was written for something that is never committed goes with :meth:`Store.prune`.
+        """
+        self._check()
+        with self._store.locked():
+            self._settle()
+            with self.tracker.taking() as written:
+                due = self._due(written)
+                prepared = self._chain.prepare(self._memory, due, lambda prepared: prepared)
+                self._prepared = due
+        return prepared
+
+    def settle(self) -> Version | None:
+        """Look in the store whether what prepare() returned last has been committed: the version, or None.
+
+        Once it has, its pages are no longer due, and later versions build on that one. To call this again, or not at
+        all, does no harm.
+        """
+        self._check()
+        with self._store.locked():
+            return self._settle()
+
+    def _settle(self) -> Version | None:
+        manifest = self._chain.settle()
+        if manifest is None:
+            return None
+        self._settled()
+        return Version.of(manifest)
+
+    def _settled(self) -> None:
+        self._compare_all, self._prepared = False, {}
+
+    def _due(self, written: Written) -> dict[str, NDArray[np.int64]]:
+        """The pages of each buffer that may not be as in the version built on; none named if it may be any."""
+        if self._compare_all:
+            return {}
+        return {memory.name: self._unsettled(memory, written, self._chain.page_size) for memory in self._memory}
+
+    def _unsettled(self, memory: BufferMemory, written: Written, page_size: int) -> NDArray[np.int64]:
+        pages = memory.pages_of(written, page_size)
+        before = self._prepared.get(memory.name)
+        return pages if before is None else np.union1d(before, pages)
 
     def refresh(self) -> None:
         """Build on the newest version in the store, whoever made it: the next commit compares all pages with it."""
         self._check()
         with self._store.locked():
             self._chain.refresh()
+            self._settled()
             self._compare_all = True
 
     def restore(self, version: SupportsIndex) -> int:
@@ -122,7 +193,7 @@ class Series:
                 copied = sum(self._put_back(memory, contents, wrong) for memory, wrong in pairs)
                 self._chain.build_on(contents)
                 # What was put back is due as well, by the tracker: the next commit finds that it has not changed.
-                self._compare_all = False
+                self._settled()
         return copied
 
     def _check_restorable(self, contents: Contents) -> None:
@@ -146,7 +217,7 @@ class Series:
         if self._compare_all or entry is None or entry.nbytes != memory.nbytes or page_size != self._chain.page_size:
             now, unknown = empty_table(len(target)), np.arange(len(target))
         else:
-            now, unknown = self._chain.digests(memory.name).copy(), memory.pages_of(written, page_size)
+            now, unknown = self._chain.digests(memory.name).copy(), self._unsettled(memory, written, page_size)
         for at in range(0, len(unknown), _CHUNK):
             some = unknown[at : at + _CHUNK]
             now[some] = page_digests(memory.read(some, page_size))
@@ -194,7 +265,7 @@ class Series:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._memory)} buffers, on version {self._chain.parent}"
-        return f"<Series {self.name!r}: {state}>"
+        return f"<Series {self.name!r}{f', part {self.part!r}' if self.part else ''}: {state}>"
 
 
 def _layout(found: tuple[Any, tuple[int, ...]] | None) -> str:

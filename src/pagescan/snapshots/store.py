@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import InvalidArgument, NoSuchVersion
 from . import maintain
+from .commit import commit_parts
 from .contents import load, read_manifest
 from .digests import differ
 from .local import LocalBackend
@@ -21,13 +22,14 @@ from .version import Version, number_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
 
     from .base import Backend
     from .budget import Budget
+    from .commit import Prepared
     from .contents import Contents
     from .maintain import Copied, Progress, Pruned, Verification
     from .manifest import BufferEntry
@@ -92,6 +94,7 @@ class Store:
         name: str,
         /,
         *,
+        part: str | None = None,
         engine: str = "auto",
         budget: Budget | None = None,
         relayout: bool = False,
@@ -101,6 +104,8 @@ class Store:
 
         Args:
             name: of the series; one that is in the store already goes on there.
+            part: if several processes make its versions together: which part these buffers are. In a version each is
+                named ``part/buffer``. See :meth:`Series.prepare`.
             engine: as for :func:`pagescan.track`.
             budget: how long a chain of packs may get.
             relayout: accept buffers of other shapes or dtypes, or other buffers, than in the newest version.
@@ -110,7 +115,33 @@ class Store:
         DataCorrupt if it is damaged.
         """
         _check_name(name)
-        return Series(self, name, buffers, engine=engine, budget=budget, relayout=relayout)
+        return Series(self, name, buffers, part=part, engine=engine, budget=budget, relayout=relayout)
+
+    def commit(
+        self,
+        parts: Sequence[Prepared],
+        note: str = "",
+        *,
+        attributes: dict[str, Any] | None = None,
+        relayout: bool = False,
+    ) -> Version:
+        """Make one version of what several writers prepared, by :meth:`Series.prepare`, for the same series.
+
+        Either all of it becomes a version, or nothing. After an error it may be called again with the same parts: if
+        the version was made after all, it is returned.
+
+        Args:
+            parts: what each of them returned.
+            note: words to keep with the version.
+            attributes: values of JSON to keep with it.
+            relayout: accept that buffers of the newest version are in none of the parts.
+
+        Raises:
+            VersionConflict: another version was committed or pruned since, or it is more than half a day ago.
+            InvalidArgument: the parts do not belong together, or one is missing.
+        """
+        with self._lock:
+            return Version.of(commit_parts(self.backend, parts, note=note, attributes=attributes, relayout=relayout))
 
     def names(self) -> list[str]:
         """The names of the series that have a version."""
