@@ -81,19 +81,26 @@ def has_joblib() -> None:
         raise pagescan.KernelCannot("joblib is not installed (it is in the group bench)")
 
 
-#: What a section may need: a proof that raises KernelCannot or AccessDenied where it cannot be had.
+def has_obstore() -> None:
+    pagescan.open_store("memory://").close()
+
+
+#: What a section may need: a proof that raises one of REFUSALS where it cannot be had.
 PROOFS: dict[str, Callable[[], None]] = {
     "PAGEMAP_SCAN": can_scan,
     "WP_ASYNC": can_track,
     "4K_PAGES": has_small_pages,
     "JOBLIB": has_joblib,
+    "OBSTORE": has_obstore,
 }
+
+REFUSALS = (pagescan.KernelCannot, pagescan.AccessDenied, pagescan.MissingExtra)
 
 
 def skip_unless(need: str) -> None:
     try:
         PROOFS[need]()
-    except (pagescan.KernelCannot, pagescan.AccessDenied) as error:
+    except REFUSALS as error:
         pytest.skip(f"needs {need}: {error.message}")
 
 
