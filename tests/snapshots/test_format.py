@@ -50,7 +50,7 @@ class TestDocumentedExample:
         manifest = Manifest.from_bytes(data)
         assert (manifest.series, manifest.version, manifest.parent, manifest.note) == ("training", 1, None, "epoch 1")
         assert manifest.buffers == (
-            BufferEntry("weights", "00112233aabbccdd", "<f4", (6000,), 24000, manifest.buffers[0].digest),
+            BufferEntry("weights", "00112233aabbccdd", "<f4", (6000,), 24000, manifest.buffers[0].digest, packs=(0,)),
         )
 
     def test_manifest_is_written_in_the_same_bytes(self):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import pagescan
-from pagescan import InvalidArgument, Prepared, VersionConflict
+from pagescan import DataCorrupt, InvalidArgument, Prepared, VersionConflict
 from pagescan.snapshots.base import GRACE_NS
 from pagescan.snapshots.budget import Budget
 
@@ -80,6 +80,22 @@ class TestOneVersionOfMany:
         assert [rank.series.restore(1) for rank in ranks] == [8 * PAGE] * 2
         assert [set(rank.array.tolist()) for rank in ranks] == [{1}, {2}]
         assert lead.commit([rank.series.prepare() for rank in ranks]).written_pages == 0
+
+    def test_one_part_can_be_read_alone(self, ranks, lead):
+        version = lead.commit([rank.series.prepare() for rank in ranks])
+        assert set(lead.read("s", part="rank1")["a"].tolist()) == {2}
+        assert len(lead.contents("s", version, "rank1/").indexes) == 1
+        with pytest.raises(InvalidArgument, match="no part 'rank2'"):
+            lead.read("s", part="rank2")
+
+    def test_damage_of_one_part_is_not_in_the_way_of_another(self, ranks, lead):
+        version = lead.commit([rank.series.prepare() for rank in ranks])
+        pack = lead.contents("s", version, "rank0/").manifest.packs[0]
+        with lead.backend.batch():
+            lead.backend.delete_packs([pack.name])
+        with pytest.raises(DataCorrupt, match="missing"):
+            ranks[0].series.restore(version)
+        assert ranks[1].series.restore(version) == 0
 
     def test_goes_on_in_new_processes(self, url, ranks, lead):
         lead.commit([rank.series.prepare() for rank in ranks])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -109,7 +109,7 @@ class Chain:
         """Let the next version build on the newest in the store, if there is one. Reads indexes, and no pages."""
         numbers = self.backend.versions(self.series)
         if numbers:
-            self.build_on(load(self.backend, self.series, numbers[-1]))
+            self.build_on(load(self.backend, self.series, numbers[-1], self.prefix))
         else:
             self._known, self.newest, self._pending = _NOTHING, 0, None
 
@@ -233,8 +233,12 @@ class Chain:
     ) -> Prepared:
         packs = _keep_needed(pages, kept + new)
         final = [
-            BufferEntry(e.name, e.key, e.dtype, e.shape, e.nbytes, table_digest(part.digest).hex(), e.attributes)
-            for e, part in zip(entries, pages, strict=True)
+            replace(
+                entry,
+                digest=table_digest(part.digest).hex(),
+                packs=tuple(np.unique(part.pack[part.pack >= 0]).tolist()),
+            )
+            for entry, part in zip(entries, pages, strict=True)
         ]
         known = self._known
         prepared = Prepared(

@@ -115,6 +115,7 @@ def create(
     check_newest(backend, first.series, first.newest)
     inherited = _inherited(check_parent(backend, first.series, first.parent, first.parent_digest), parts)
     new = [ref for part in parts for ref in part.packs[len(part.packs) - part.new_packs :]]
+    packs = (*inherited, *new)
     manifest = Manifest(
         series=first.series,
         version=first.newest + 1,
@@ -124,8 +125,8 @@ def create(
         time_ns=time.time_ns(),
         note=note,
         page_size=first.page_size,
-        buffers=tuple(entry for part in parts for entry in part.buffers),
-        packs=(*inherited, *new),
+        buffers=_renumbered(parts, packs),
+        packs=packs,
         new_packs=len(new),
         written_pages=sum(ref.pages for ref in new),
         written_bytes=sum(ref.size for ref in new),
@@ -176,6 +177,16 @@ def _check_complete(backend: Backend, parts: Sequence[Prepared]) -> None:
             f"{', '.join(missing[:5])}",
             hint="pass what every writer prepared, or relayout=True if they are to go",
         )
+
+
+def _renumbered(parts: Sequence[Prepared], packs: Sequence[PackRef]) -> tuple[BufferEntry, ...]:
+    """The buffers of all parts, with the numbers that their packs have in the version."""
+    number = {ref.name: number for number, ref in enumerate(packs)}
+    return tuple(
+        dataclasses.replace(entry, packs=tuple(sorted(number[part.packs[old].name] for old in entry.packs)))
+        for part in parts
+        for entry in part.buffers
+    )
 
 
 def _inherited(parent: Manifest | None, parts: Sequence[Prepared]) -> list[PackRef]:

@@ -52,13 +52,15 @@ class Contents:
     Attributes:
         manifest: of the version.
         digest: of the manifest, in hexadecimal digits.
-        indexes: of its packs, in the manifest's order.
+        indexes: of its packs, by their numbers in the manifest.
         pages: of each buffer, by its key.
+
+    If it was loaded in part, these are there of some buffers only.
     """
 
     manifest: Manifest
     digest: str
-    indexes: tuple[PackIndex, ...]
+    indexes: dict[int, PackIndex]
     pages: dict[str, PageColumns]
 
 
@@ -95,13 +97,18 @@ def read_manifest(backend: Backend, series: str, version: int) -> tuple[Manifest
         return manifest, manifest_digest(data)
 
 
-def load(backend: Backend, series: str, version: int) -> Contents:
-    """A version with its indexes read and checked. Raises KeyError if there is none, DataCorrupt."""
+def load(backend: Backend, series: str, version: int, prefix: str = "") -> Contents:
+    """A version with its indexes read and checked; of the buffers alone whose names begin with ``prefix``.
+
+    Raises KeyError if there is no such version, DataCorrupt.
+    """
     manifest, own_digest = read_manifest(backend, series, version)
+    wanted = [entry for entry in manifest.buffers if entry.name.startswith(prefix)]
     with blamed(series, version):
-        indexes = tuple(read_index(backend, manifest, ref) for ref in manifest.packs)
-        pages = _columns(manifest, indexes)
-    for entry in manifest.buffers:
+        numbers = sorted({number for entry in wanted for number in entry.packs})
+        indexes = {number: read_index(backend, manifest, manifest.packs[number]) for number in numbers}
+        pages = _columns(wanted, manifest.page_size, indexes)
+    for entry in wanted:
         with blamed(series, version, entry.name):
             check_buffer(entry, pages[entry.key].digest)
     return Contents(manifest, own_digest, indexes, pages)
@@ -127,9 +134,9 @@ def check_buffer(entry: BufferEntry, table: Table) -> None:
         raise DataCorrupt("its pages are not those it was made of")
 
 
-def _columns(manifest: Manifest, indexes: tuple[PackIndex, ...]) -> dict[str, PageColumns]:
-    columns = {e.key: PageColumns.empty(page_count(e.nbytes, manifest.page_size)) for e in manifest.buffers}
-    for number, index in enumerate(indexes):
+def _columns(entries: list[BufferEntry], page_size: int, indexes: dict[int, PackIndex]) -> dict[str, PageColumns]:
+    columns = {entry.key: PageColumns.empty(page_count(entry.nbytes, page_size)) for entry in entries}
+    for number, index in indexes.items():
         records = index.records()
         for which, key in enumerate(index.keys):
             mine = records.buffer == which

@@ -132,7 +132,8 @@ def verify(backend: Backend, series: str | None = None, progress: Progress | Non
             sound.append(contents)
         except (DataCorrupt, KeyError) as error:
             damage.append(_damage(name, number, error))
-    packs = {ref.name: (ref, index) for c in sound for ref, index in zip(c.manifest.packs, c.indexes, strict=True)}
+    needed = [(c.manifest.packs[number], index) for c in sound for number, index in c.indexes.items()]
+    packs = {ref.name: (ref, index) for ref, index in needed}
     total, done = sum(ref.size for ref, _ in packs.values()), 0
     health = {}
     for ref, index in packs.values():
@@ -212,8 +213,9 @@ def _frames(backend: Backend, ref: PackRef, index: PackIndex) -> Iterator[tuple[
 def _suffering(contents: Contents, health: dict[str, _Health]) -> Iterator[Damage]:
     """The buffers of a version that need a damaged page."""
     manifest = contents.manifest
-    for which, ref in enumerate(manifest.packs):
-        ill = health[ref.name]
+    for which in contents.indexes:
+        name = manifest.packs[which].name
+        ill = health[name]
         if -1 in ill.why:
             yield Damage(manifest.series, manifest.version, None, ill.why[-1])
         for entry in manifest.buffers:
@@ -222,7 +224,7 @@ def _suffering(contents: Contents, health: dict[str, _Health]) -> Iterator[Damag
                 mine = (columns.pack == which) & (columns.frame == frame) & np.isin(columns.slot, slots)
                 if mine.any():
                     page = int(np.flatnonzero(mine)[0])
-                    what = f"{ill.why[frame]} (page {page}, {int(mine.sum())} pages in frame {frame} of {ref.name})"
+                    what = f"{ill.why[frame]} (page {page}, {int(mine.sum())} pages in frame {frame} of {name})"
                     yield Damage(manifest.series, manifest.version, entry.name, what)
 
 

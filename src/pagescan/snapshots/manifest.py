@@ -31,6 +31,7 @@ class BufferEntry:
         nbytes: length in bytes.
         digest: of the digests of its pages, in hexadecimal digits.
         attributes: what the writer wants to keep with it; values of JSON.
+        packs: which of the version's packs are needed to read it: their numbers, ascending.
     """
 
     name: str
@@ -40,6 +41,7 @@ class BufferEntry:
     nbytes: int
     digest: str
     attributes: dict[str, Any] = field(default_factory=dict)
+    packs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,8 @@ def _from_json(values: dict[str, Any]) -> Manifest:
     chosen["commits"] = tuple(chosen["commits"])
     chosen["buffers"] = tuple(buffer_entry(entry) for entry in chosen["buffers"])
     chosen["packs"] = tuple(pack_ref(entry) for entry in chosen["packs"])
+    if any(not 0 <= number < len(chosen["packs"]) for entry in chosen["buffers"] for number in entry.packs):
+        raise ValueError("a buffer needs a pack that is not named")
     return Manifest(**chosen)
 
 
@@ -153,7 +157,7 @@ def pack_ref(values: dict[str, Any]) -> PackRef:
 def buffer_entry(values: dict[str, Any]) -> BufferEntry:
     """A buffer, from JSON. Raises KeyError, TypeError or ValueError if it makes no sense."""
     chosen = _chosen(BufferEntry, values)
-    chosen["shape"] = tuple(int(length) for length in chosen["shape"])
+    chosen["shape"], chosen["packs"] = (tuple(map(int, chosen[name])) for name in ("shape", "packs"))
     entry = BufferEntry(**chosen)
     if dtype_of(entry).itemsize * int(np.prod(entry.shape, dtype=np.int64)) != entry.nbytes:
         raise ValueError(f"{entry.nbytes} bytes for {entry.dtype} of shape {entry.shape}")

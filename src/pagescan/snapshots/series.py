@@ -51,12 +51,10 @@ class Series:
     ):
         if not buffers:
             raise InvalidArgument("series() was given no buffer", hint='series("name", weights=weights)')
-        if part is not None and (not part or "/" in part):
-            raise InvalidArgument(f"part = {part!r}", hint='a name without "/": part="rank0"')
         self.name = name
         self.part = part
         self._store = store
-        prefix = f"{part}/" if part is not None else ""
+        prefix = part_prefix(part)
         self._memory = [BufferMemory(prefix + key, buffer) for key, buffer in buffers.items()]
         self.tracker: Tracker = track(*buffers.values(), engine=engine)
         try:
@@ -183,7 +181,7 @@ class Series:
         """
         self._check()
         with self._store.locked():
-            contents = self._store.contents(self.name, version)
+            contents = self._store.contents(self.name, version, self._chain.prefix)
             self._check_restorable(contents)
             with self.tracker.taking() as written:
                 pairs = [(memory, self._differing(memory, contents, written)) for memory in self._memory]
@@ -266,6 +264,15 @@ class Series:
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{len(self._memory)} buffers, on version {self._chain.parent}"
         return f"<Series {self.name!r}{f', part {self.part!r}' if self.part else ''}: {state}>"
+
+
+def part_prefix(part: str | None) -> str:
+    """With what the names of a part's buffers begin in a version. Raises InvalidArgument."""
+    if part is None:
+        return ""
+    if not part or "/" in part:
+        raise InvalidArgument(f"part = {part!r}", hint='a name without "/": part="rank0"')
+    return f"{part}/"
 
 
 def _layout(found: tuple[Any, tuple[int, ...]] | None) -> str:

@@ -17,7 +17,7 @@ from .digests import differ
 from .local import LocalBackend
 from .manifest import dtype_of
 from .reader import all_pages, read_pages
-from .series import Series
+from .series import Series, part_prefix
 from .version import Version, number_of
 
 if TYPE_CHECKING:
@@ -156,11 +156,14 @@ class Store:
                 raise self._missing(name)
             return [Version.of(read_manifest(self.backend, name, number)[0]) for number in numbers]
 
-    def contents(self, name: str, version: SupportsIndex) -> Contents:
-        """A version with the indexes of its packs, checked. Raises NoSuchVersion, DataCorrupt."""
+    def contents(self, name: str, version: SupportsIndex, prefix: str = "") -> Contents:
+        """A version with the indexes of its packs, checked; of the buffers whose names begin with ``prefix``.
+
+        Raises NoSuchVersion, DataCorrupt.
+        """
         number = number_of(version)
         try:
-            return load(self.backend, name, number)
+            return load(self.backend, name, number, prefix)
         except KeyError:
             raise self._missing(name, number) from None
 
@@ -173,14 +176,22 @@ class Store:
             f"there is no version {number} of {name!r} in {self.url}", hint=f"the newest is {numbers[-1]}"
         )
 
-    def read(self, name: str, version: SupportsIndex | None = None) -> dict[str, NDArray[Any]]:
+    def read(
+        self, name: str, version: SupportsIndex | None = None, *, part: str | None = None
+    ) -> dict[str, NDArray[Any]]:
         """The buffers of a version as new numpy arrays; of the newest, if no version is given.
 
-        Every page is checked. Raises NoSuchVersion, and DataCorrupt, which names version and buffer.
+        If ``part`` is given, only of that part, under the names that they have there. Every page is checked. Raises
+        NoSuchVersion, InvalidArgument (it has no such part), and DataCorrupt, which names version and buffer.
         """
+        prefix = part_prefix(part)
         with self._lock:
-            contents = self.contents(name, self._newest(name) if version is None else version)
-            return {entry.name: self._array(contents, entry) for entry in contents.manifest.buffers}
+            contents = self.contents(name, self._newest(name) if version is None else version, prefix)
+            manifest = contents.manifest
+            found = [entry for entry in manifest.buffers if entry.name.startswith(prefix)]
+            if part is not None and not found:
+                raise InvalidArgument(f"version {manifest.version} of {name!r} has no part {part!r}")
+            return {entry.name.removeprefix(prefix): self._array(contents, entry) for entry in found}
 
     def _newest(self, name: str) -> int:
         numbers = self.backend.versions(name)
