@@ -199,6 +199,28 @@ class TestCommit:
         assert not store.verify().damage
 
 
+class TestReading:
+    def test_takes_few_requests(self, s3_server, s3_url):
+        """Of a pack of 20 frames every second is needed: that is one request, and not ten."""
+        array = pagescan.empty(20 * 64 * PAGE, dtype=np.uint8)
+        array[:] = np.random.default_rng(1).integers(1, 255, array.nbytes, dtype=np.uint8)
+        requests = Requests()
+        with (
+            proxy(s3_server, requests) as front,
+            pagescan.open_store(s3_url, endpoint=front) as store,
+            store.series("s", a=array) as series,
+        ):
+            series.commit()
+            array.reshape(10, 2, 64 * PAGE)[:, 0] = 0
+            requests.begin(None)
+            assert series.restore(1) == 10 * 64 * PAGE
+            # The index, the pages to check them, and the pages.
+            assert sum("/packs/" in line for line in requests.seen) == 3
+            requests.begin(None)
+            assert not store.verify().damage
+            assert sum("/packs/" in line for line in requests.seen) <= 4
+
+
 class TestPrune:
     def versions(self, store, array) -> list[int]:
         return [version.number for version in store.versions("s")]

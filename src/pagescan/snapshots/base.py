@@ -42,10 +42,12 @@ class Backend(Protocol):
     Attributes:
         url: how messages name it.
         atomic: whether what is put in a :meth:`batch` that fails is taken back. Where it is not, packs may stay.
+        gap: bytes of a pack that are better read and thrown away than left out by a second :meth:`read_pack`.
     """
 
     url: str
     atomic: bool
+    gap: int
 
     def batch(self) -> AbstractContextManager[None]:
         """What is put inside is durable when the block ends. Where the backend can (``atomic``), nobody else writes

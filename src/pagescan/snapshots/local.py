@@ -48,6 +48,7 @@ class LocalBackend:
     """
 
     atomic = True
+    gap = 0
 
     def __init__(self, path: Path, *, create: bool = True):
         self.path = path

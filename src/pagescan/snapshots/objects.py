@@ -51,6 +51,7 @@ class ObjectBackend:
     """
 
     atomic = False
+    gap = 512 << 10  # what arrives in the time that one more request takes
 
     def __init__(self, url: str, *, create: bool = True, options: dict[str, Any] | None = None):
         self.url = url

@@ -94,13 +94,13 @@ def _frames(contents: Contents, entry: BufferEntry, used: NDArray[np.int64]) -> 
         )
 
 
-def _pieces(frames: Iterator[_Frame]) -> Iterator[list[_Frame]]:
-    """Frames that lie one after the other, to be read at once."""
+def _pieces(frames: Iterator[_Frame], gap: int) -> Iterator[list[_Frame]]:
+    """Frames that lie one after the other, with at most ``gap`` bytes in between, to be read at once."""
     piece: list[_Frame] = []
     for frame in frames:
         if piece:
             last = piece[-1]
-            joins = frame.pack == last.pack and frame.offset == last.offset + last.length
+            joins = frame.pack == last.pack and 0 <= frame.offset - last.offset - last.length <= gap
             if not joins or frame.offset + frame.length - piece[0].offset > _READ:
                 yield piece
                 piece = []
@@ -111,7 +111,7 @@ def _pieces(frames: Iterator[_Frame]) -> Iterator[list[_Frame]]:
 
 def _stored(backend: Backend, contents: Contents, frames: Iterator[_Frame]) -> Iterator[tuple[_Frame, bytes]]:
     """Each frame with its stored bytes."""
-    for piece in _pieces(frames):
+    for piece in _pieces(frames, backend.gap):
         ref = contents.manifest.packs[piece[0].pack]
         start, end = piece[0].offset, piece[-1].offset + piece[-1].length
         try:
