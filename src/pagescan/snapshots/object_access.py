@@ -182,6 +182,8 @@ class Folder(Place):
     def __init__(self, url: str, path: Path, store: Any):
         super().__init__(url, store)
         self._path = path
+        #: Folders of which it is known that they are on the disk themselves.
+        self._durable: set[Path] = {path.parent}
 
     def put(self, key: str, data: bytes) -> None:
         self._move(data, key, overwrite=True)
@@ -190,34 +192,53 @@ class Folder(Place):
         return self._move(data, key, overwrite=False)
 
     def upload(self, key: str, parts: Iterable[bytes]) -> int:
+        self._make_private(key)
         size = super().upload(key, parts)
-        self._sync(key)
+        _sync(self._path / key)
+        self._sync_name(key)
         return size
 
     def _move(self, data: bytes, key: str, *, overwrite: bool) -> bool:
         # Under its own name only once its bytes are on the disk: an empty one would take the name for ever. What a
         # crash leaves here looks like a pack that no manifest names, and goes with those.
         staged = f"packs/{os.urandom(16).hex()}"
+        self._make_private(staged)
+        self._make_private(key)
         super().put(staged, data)
-        self._sync(staged)
+        _sync(self._path / staged)
         with self._explained():
             try:
                 self._obstore.rename(self._used(), staged, key, overwrite=overwrite)
             except self._obstore.exceptions.AlreadyExistsError:
                 self._obstore.delete(self._used(), staged)
                 return False
-        self._sync(key)
+        self._sync_name(key)
         return True
 
-    def _sync(self, key: str) -> None:
-        """Put a file and the folders down to it on the disk."""
-        file = self._path / key
-        for path in (file, *itertools.takewhile(lambda parent: parent != self._path.parent, file.parents)):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    def _make_private(self, key: str) -> None:
+        """Make the folder that a key begins with its owner's alone, if it is not there."""
+        top, folder, _ = key.partition("/")
+        if folder:
+            (self._path / top).mkdir(mode=0o700, exist_ok=True)
+
+    def _sync_name(self, key: str) -> None:
+        """Put the name of a file on the disk: its folder, and those above that may be new."""
+        folder = (self._path / key).parent
+        _sync(folder)
+        for above in folder.parents:
+            if folder in self._durable:
+                break
+            _sync(above)
+            self._durable.add(folder)
+            folder = above
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def open_place(url: str, *, create: bool, options: dict[str, Any]) -> Place:
