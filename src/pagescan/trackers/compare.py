@@ -21,6 +21,7 @@ is not read, which would populate it.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,11 +93,18 @@ class CompareEngine:
                 ) from None
 
     def take(self, extents: Sequence[Extent]) -> Findings:
-        return look_at_each(extents, lambda extent: self._look(extent, keep=True), page_size=self._space.page_size)
+        return self._each(extents, keep=True)
 
     def peek(self, extents: Sequence[Extent]) -> Findings:
-        size = self._space.page_size
-        return look_at_each(extents, lambda extent: self._look(extent, keep=False), page_size=size)
+        return self._each(extents, keep=False)
+
+    def _each(self, extents: Sequence[Extent], *, keep: bool) -> Findings:
+        look = functools.partial(self._look, keep=keep)
+        return look_at_each(extents, look, has_gap=self._has_gap, page_size=self._space.page_size)
+
+    def _has_gap(self, extent: Extent) -> bool:
+        """Whether part of it is no longer mapped: what is not populated is not read, and counts as zeros."""
+        return self._space.has_gap(extent.start, extent.end)
 
     def caveat(self, written: Regions, extents: Sequence[Extent]) -> str:
         return ""
@@ -109,9 +117,6 @@ class CompareEngine:
             changed = self._changed(piece, low, high, extent.anonymous, keep)
             if changed.any():
                 found.append(runs_of(changed, piece.start + low * size, size, Category.WRITTEN))
-        # What is not populated was not read, and counts as zeros; that it is still mapped nobody has said.
-        if extent.anonymous and self._space.has_gap(extent.start, extent.end):
-            raise CoverageLost(UNMAPPED)
         return Regions.merged(np.concatenate(found), page_size=size).to_records()
 
     def _changed(self, piece: Piece, low: int, high: int, anonymous: bool, keep: bool) -> NDArray[np.bool_]:
