@@ -136,6 +136,7 @@ def parse_maps(text: str, page_size: int = PAGE_SIZE) -> list[Mapping]:
     return [_parse_line(line, page_size) for line in text.split("\n") if line]
 
 
+@functools.lru_cache(maxsize=8192)  # a process is looked at again and again, and most of its mappings stay
 def _parse_line(line: str, page_size: int) -> Mapping:
     addresses, perms, offset, device, inode, *name = line.split(None, 5)
     start, _, end = addresses.partition("-")

@@ -24,6 +24,9 @@ from .permission import Permission, check_attach, explain_seize, thirty_two_bit
 from .process import Process
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..abi import Mapping
     from ..kernel.remote import Pause, RemoteCalls
 
 #: Seconds a thread may take to stop.
@@ -256,6 +259,7 @@ class TracedSpace(LinuxSpace):
         self._memory = procfs.open_process_file(self.pid, "maps")
         self.adopted = []
         self._ready = ready
+        self._seen: tuple[bytes, Sequence[Mapping]] = b"", ()
 
     @property
     def pause_ns(self) -> int:
@@ -268,6 +272,22 @@ class TracedSpace(LinuxSpace):
             return bool(os.pread(self._memory.fileno(), 1, 0))
         except OSError:
             return False
+
+    def mappings(self) -> Sequence[Mapping]:
+        """Every mapping, by address; the same object as before if nothing has changed. Raises NoSuchProcess,
+        AccessDenied."""
+        text = self._maps_text()
+        if not text or text != self._seen[0]:
+            self._seen = text, super().mappings()
+        return self._seen[1]
+
+    def _maps_text(self) -> bytes:
+        """What ``/proc/PID/maps`` says; nothing once this memory is gone."""
+        try:
+            self._memory.seek(0)
+            return self._memory.readall()
+        except (OSError, ValueError):  # gone, or closed here
+            return b""
 
     def open_userfaultfd(self, features: int) -> Userfaultfd:
         """A userfaultfd on this memory. Raises as :func:`take_userfaultfd`, and as :meth:`Adopted.open`."""

@@ -4,13 +4,10 @@ Each look begins with the difference between what the process has mapped now and
 registered and reported with all they hold (whatever is in them was written since the last look); those that are gone
 are forgotten; one that was replaced at the same address answers EPERM, and is treated as new. So nothing is lost
 between two looks, whatever the process does to its address space.
-
-Private mappings are covered sparsely: no page tables are spent in somebody else's process for memory it never touches.
 """
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import fnmatch
 import os
@@ -21,23 +18,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from ..errors import AccessDenied, Closed, InvalidArgument, KernelCannot, NoSuchProcess, PagescanError
 from ..query import Category
-from ..ranges import Regions
-from .base import Arm, Extent, Findings
+from ..ranges import Region, Regions
 from .hub import Reader
-from .pagemap_scan import PagemapScanEngine
+from .process_engine import ProcessEngine, find_bridges, process_extent
 from .written import Quality, Written
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from ..abi import Mapping
     from ..process.attach import TracedSpace
     from ..process.spawn import Spawned
+    from .base import Extent
     from .changed import Changed
 
 #: What ``mappings=`` may be: name patterns, a function, or nothing for every mapping that can be written to.
@@ -99,22 +97,6 @@ def spawn(
         started.kill()
         raise
     return tracker
-
-
-class ProcessEngine(PagemapScanEngine):
-    """The engine ``pagemap-scan`` on another process: private memory sparse, and gaps found by who follows the maps."""
-
-    def plan(self, pages: Regions) -> list[Extent]:
-        return [replace(extent, sparse=self._may_be_sparse(extent)) for extent in super().plan(pages)]
-
-    def _may_be_sparse(self, extent: Extent) -> bool:
-        if extent.sparse or self._huge(extent):
-            return extent.sparse
-        mapping = self._space.mapping_at(extent.start)
-        return mapping is not None and mapping.private_anonymous
-
-    def _has_gap(self, extent: Extent) -> bool:
-        return False
 
 
 class ProcessCursor:
@@ -266,6 +248,10 @@ class _Following:
         self.pages = Regions.empty(page_size=space.page_size)
         self.extents: list[Extent] = []
         self.untracked: dict[tuple[int, int], tuple[Mapping, str]] = {}
+        #: What was mapped at the last look; the space gives the same object again as long as that is unchanged.
+        self._now: Sequence[Mapping] = ()
+        #: Something was forgotten since.
+        self._stale = False
         self.closed = False
         self._ended = False
         proof = space.prove_tracking()
@@ -274,7 +260,7 @@ class _Following:
         self.engine = ProcessEngine(space)
         self.why = proof.why
         try:
-            self._cover(self._missing(), arm="scan")
+            self._cover(self._changes()[1], arm=True)
         except BaseException:
             self.engine.close()
             raise
@@ -334,12 +320,13 @@ class _Following:
             self._follow_exec()
         try:
             for _ in range(_ROUNDS):
-                self._forget(self.pages - self._mapped())
+                gone, new = self._changes()
+                self._forget(gone)
                 findings = self.engine.take(self.extents)
                 found |= findings.written
                 for loss in findings.losses:
                     self._forget(Regions.span(loss.extent.start, loss.extent.end, page_size=self.space.page_size))
-                found |= self._cover(self._missing(), arm=None).written
+                found |= self._cover(new)
                 if not findings.losses:
                     break
         except NoSuchProcess:
@@ -370,60 +357,57 @@ class _Following:
         self.space.close()
         self.engine, self.space = engine, space
         self.pages, self.extents = Regions.empty(page_size=space.page_size), []
+        self._stale = True
         self.untracked.clear()
         for reader in self._readers:
             reader.pending = Regions.empty(page_size=space.page_size)
             reader.epoch += 1
 
-    def _mapped(self) -> Regions:
-        self._now = [m for m in self.space.mappings() if m.writable and m.name not in _NEVER and self._wanted(m)]
-        return Regions.from_pairs(((m.start, m.end) for m in self._now), page_size=self.space.page_size)
-
-    def _missing(self) -> Regions:
-        """What is mapped, wanted, and not covered."""
-        mapped = self._mapped()
-        refused = Regions.from_pairs(self.untracked, page_size=self.space.page_size)
-        return mapped - self.pages - refused
-
-    def _cover(self, pages: Regions, *, arm: Arm | None) -> Findings:
-        """Cover these pages, mapping by mapping; unless they are armed first, all they hold is the answer."""
+    def _changes(self) -> tuple[Regions, Regions]:
+        """What is covered and no longer mapped (or wanted), and what is mapped, wanted and not covered."""
         size = self.space.page_size
-        found = Findings(Regions.empty(page_size=size))
-        for region in pages:
-            try:
-                extents = self.engine.plan(Regions.span(region.start, region.end, page_size=size))
-            except InvalidArgument:
-                continue  # unmapped again since the maps were read
-            for extent in extents:
-                found.written |= self._cover_one(extent, arm)
-        return found
+        now = self.space.mappings()
+        if now is self._now and not self._stale:
+            return Regions.empty(page_size=size), Regions.empty(page_size=size)
+        self._now, self._stale = now, False
+        wanted = ((m.start, m.end) for m in now if m.writable and m.name not in _NEVER and self._wanted(m))
+        mapped = Regions.from_pairs(wanted, page_size=size)
+        refused = Regions.from_pairs(self.untracked, page_size=size)
+        self.engine.bridges = find_bridges(self.extents, now)
+        return self.pages - mapped, mapped - self.pages - refused
 
-    def _cover_one(self, extent: Extent, arm: Arm | None) -> Regions:
-        size = self.space.page_size
-        span = Regions.span(extent.start, extent.end, page_size=size)
+    def _cover(self, pages: Regions, *, arm: bool = False) -> Regions:
+        """Cover these pages, mapping by mapping; returns all that they hold, unless they are armed first."""
+        covered = [extent for mapping, part in _parts(self._now, pages) if (extent := self._cover_one(mapping, part))]
+        self.extents = sorted([*self.extents, *covered], key=lambda extent: extent.start)
+        self.pages |= Regions.from_pairs(((e.start, e.end) for e in covered), page_size=self.space.page_size)
+        self.engine.bridges = find_bridges(self.extents, self._now) if covered else self.engine.bridges
+        if arm:
+            self.engine.arm(covered, "scan")
+            return Regions.empty(page_size=self.space.page_size)
+        findings = self.engine.take(covered)
+        for loss in findings.losses:  # unmapped again already
+            self._forget(Regions.span(loss.extent.start, loss.extent.end, page_size=self.space.page_size))
+        return findings.written
+
+    def _cover_one(self, mapping: Mapping, part: Region) -> Extent | None:
+        """Register a part of a mapping; what cannot be is noted with the reason."""
+        extent = process_extent(mapping, part.start, part.end, self.space.page_size)
         try:
             self.engine.cover([extent])
-            if arm:
-                self.engine.arm([extent], arm)
-            findings = Findings(Regions.empty(page_size=size)) if arm else self.engine.take([extent])
         except NoSuchProcess:
             raise
         except (PagescanError, OSError) as error:
-            mapping = next((m for m in self._now if m.start <= extent.start < m.end), None)
-            if mapping is not None:
-                said = error.message if isinstance(error, PagescanError) else str(error)
-                self.untracked[extent.start, extent.end] = mapping, said
-            return Regions.empty(page_size=size)
-        if findings.losses:
-            return Regions.empty(page_size=size)
-        bisect.insort(self.extents, extent, key=lambda one: one.start)
-        self.pages |= span
-        return findings.written
+            said = error.message if isinstance(error, PagescanError) else str(error)
+            self.untracked[extent.start, extent.end] = mapping, said
+            return None
+        return extent
 
     def _forget(self, pages: Regions) -> None:
         if not pages:
             return
         self.engine.uncover(pages)
+        self._stale = True
         for reader in self._readers:
             reader.epoch += 1
         self.pages -= pages
@@ -441,6 +425,14 @@ class _Following:
                 # Closing the descriptor unregisters everything at once.
                 self.engine.close()
                 self.space.close()
+
+
+def _parts(mappings: Sequence[Mapping], pages: Regions) -> Iterator[tuple[Mapping, Region]]:
+    """The pages by the mapping they lie in."""
+    if pages:
+        for mapping in mappings:
+            for part in pages.clip(mapping.start, mapping.end):
+                yield mapping, part
 
 
 def _chooser(chosen: Chosen) -> Callable[[Mapping], bool]:
