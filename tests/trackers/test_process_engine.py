@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pagescan import Quality
 from pagescan.abi import Mapping
 from pagescan.ranges import REGION_DTYPE
 from pagescan.trackers.process_engine import _lost, find_bridges, process_extent
+from pagescan.trackers.registration import HOLES_LIMIT
 
 from .test_process_tracker import PAGE, pages, target, tracked  # noqa: F401 - fixtures
 
@@ -175,3 +177,23 @@ for line in sys.stdin:
             process.stdin.write("take\n")
             assert process.stdout.readline() == "1\n"
         process.stdin.close()
+
+
+def test_a_huge_page_filled_at_once_in_a_large_buffer_of_this_process():
+    """Above the limit of holes that are protected, ``track`` covers sparsely as well."""
+    if PAGE != 4096:
+        pytest.skip("the size of a huge page here is not 2 MiB")
+    size = 2 << 20
+    memory = mmap.mmap(-1, HOLES_LIMIT + 2 * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    array = np.frombuffer(memory, np.uint8)
+    block = -array.ctypes.data % size
+    with pagescan.track(array) as tracker:
+        array[block] = 1
+        if pagescan.scan(array[block : block + size], return_mask=pagescan.Category.HUGE).categories[0] == 0:
+            pytest.skip("the kernel gave no huge page here")
+        written = tracker.take()
+        assert (written.byte_count, written.quality) == (size, Quality.SUPERSET)
+        assert "huge page" in written.reason
+        array[block + PAGE] = 1
+        assert (tracker.take().byte_count, tracker.peek().quality) == (PAGE, Quality.EXACT)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import CoverageLost, NoSuchProcess, NotWriteProtectable
+from ..query import Category
 from ..ranges import REGION_DTYPE, Regions
 from .base import Findings, Loss
 from .extents import Extents
@@ -71,3 +72,29 @@ def hugetlb_caveat(written: Regions, extents: Sequence[Extent]) -> str:
         if written.clip(extent.start, extent.end):
             return f"hugetlb memory is tracked by whole huge pages of {extent.page_size:,} bytes"
     return ""
+
+
+_ONLY_READ = Category.PFNZERO | Category.FILE
+#: What a look at sparse memory has to ask for, so that :func:`really_written` can judge it.
+SPARSE_RETURN = Category.WRITTEN | _ONLY_READ | Category.HUGE
+
+
+def really_written(found: Regions, before: Regions) -> Regions:
+    """What of sparse private memory was written to, of what the tables call so. HUGE stands where a first write has
+    filled a whole huge page; the rest of it, too, is named.
+
+    ``before`` is what was populated at the last look. A page of a hole that was only read maps the page of zeros or, in
+    a private mapping of a file, the file's own page: WRITTEN in the tables, but it holds what it held.
+    """
+    if not (found.categories & np.uint64(_ONLY_READ | Category.HUGE)).any():
+        return found
+    only_read = found.where(anyof=_ONLY_READ) - before
+    filled = found.where(required=Category.HUGE, excluded=_ONLY_READ) - before
+    return (found - only_read).with_categories(Category.WRITTEN) | filled.masked(Category.HUGE)
+
+
+def filled_caveat(written: Regions) -> str:
+    """What there is to say of huge pages that a first write has filled; "" without any."""
+    if not (written.categories & np.uint64(Category.HUGE)).any():
+        return ""
+    return "a first write to memory never touched filled a whole huge page, and all of it is named"

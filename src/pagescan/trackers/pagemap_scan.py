@@ -43,7 +43,7 @@ from ..ranges import Regions
 from ..scanning.call import prepare_scan
 from ..scanning.walk import WALK_VEC_LEN, walk
 from .extents import TOGETHER, Extents
-from .looking import hugetlb_caveat, look_at_each
+from .looking import SPARSE_RETURN, filled_caveat, hugetlb_caveat, look_at_each, really_written
 from .registration import Registrations, plan_with_holes, protect_again
 
 if TYPE_CHECKING:
@@ -81,10 +81,10 @@ class PagemapScanEngine:
         self._take = self._prepare(ops=again, required_mask=written, return_mask=written)
         self._look = self._prepare(ops=get, required_mask=written, return_mask=written)
         self._take_sparse = self._prepare(
-            ops=again, required_mask=written, anyof_mask=populated, return_mask=written | Category.PFNZERO
+            ops=again, required_mask=written, anyof_mask=populated, return_mask=SPARSE_RETURN
         )
         self._look_sparse = self._prepare(
-            ops=get, required_mask=written, anyof_mask=populated, return_mask=written | Category.PFNZERO
+            ops=get, required_mask=written, anyof_mask=populated, return_mask=SPARSE_RETURN
         )
         self._take_dropped = self._prepare(ops=again, excluded_mask=populated, return_mask=0)
         self._look_dropped = self._prepare(ops=get, excluded_mask=populated, return_mask=0)
@@ -138,7 +138,7 @@ class PagemapScanEngine:
         return self._each(extents, self._peek_one)
 
     def caveat(self, written: Regions, extents: Sequence[Extent]) -> str:
-        return hugetlb_caveat(written, extents)
+        return "; ".join(filter(None, (hugetlb_caveat(written, extents), filled_caveat(written))))
 
     def _each(self, extents: Sequence[Extent], look: Callable[[Extent], NDArray[np.void]]) -> Findings:
         asked = extents if len(extents) < TOGETHER else self._worth_asking(Extents.of(extents))
@@ -195,9 +195,7 @@ class PagemapScanEngine:
     def _sparse(self, extent: Extent, scan: PreparedScan, *, remember: bool) -> NDArray[np.void]:
         """Written pages of an extent whose holes are not protected."""
         found = self._pages(scan, extent)
-        # A hole that was only read maps the page of zeros: WRITTEN in the tables, but zeros are what it held before.
-        only_read = found.where(required=Category.PFNZERO) - self._populated
-        written = (found - only_read).with_categories(Category.WRITTEN)
+        written = really_written(found, self._populated)
         gone = self._given_back(extent, found, remember=remember)
         if remember:
             # Named now, so somebody may read it from now on; if it is written to and given back once more before the

@@ -9,9 +9,6 @@ The first is made without ``PM_SCAN_CHECK_WPASYNC``, since an error in the midst
 before it. It asks for WPALLOWED instead, which passes over everything that is not registered. What that hides, memory
 that was moved, unmapped or mapped anew, the second call shows: there it is missing. A run never spans a mapping that
 somebody else may have registered, whose pages we would protect without being asked.
-
-A page of a hole that was only read maps the page of zeros, or, in a private mapping of a file, the file's own page:
-WRITTEN in the tables, but it holds what it held. Both are told by their category, PFNZERO and FILE.
 """
 
 from __future__ import annotations
@@ -27,6 +24,7 @@ from ..records import MAX_ADDRESS
 from ..scanning.call import prepare_scan
 from ..scanning.walk import WALK_VEC_LEN, walk
 from .base import Arm, Extent, Findings, Loss
+from .looking import MOVED, SPARSE_RETURN, really_written
 from .pagemap_scan import PagemapScanEngine
 
 if TYPE_CHECKING:
@@ -38,20 +36,17 @@ if TYPE_CHECKING:
     from ..scanning.prepared import PreparedScan
 
 _POPULATED = Category.PRESENT | Category.SWAPPED
-_ONLY_READ = Category.PFNZERO | Category.FILE
-_WRITTEN = Category.WRITTEN | _ONLY_READ | Category.HUGE
 
 
 class ProcessEngine(PagemapScanEngine):
-    """See the module's docstring. Its extents come from :func:`process_extent`; in an answer HUGE stands at pages that
-    are named only because a whole huge page was filled at once."""
+    """See the module's docstring. Its extents come from :func:`process_extent`."""
 
     def __init__(self, space: AddressSpace, *arguments: Any):
         super().__init__(space, *arguments)
         #: (end, start) of neighbours between which there is nothing that anybody may have registered.
         self.bridges: frozenset[tuple[int, int]] = frozenset()
-        self._take_run = self._on_registered(Op.GET | Op.WP, Category.WRITTEN, _POPULATED, _WRITTEN)
-        self._look_run = self._on_registered(Op.GET, Category.WRITTEN, _POPULATED, _WRITTEN)
+        self._take_run = self._on_registered(Op.GET | Op.WP, Category.WRITTEN, _POPULATED, SPARSE_RETURN)
+        self._look_run = self._on_registered(Op.GET, Category.WRITTEN, _POPULATED, SPARSE_RETURN)
         self._look_all = self._on_registered(Op.GET, Category(0), Category(0), _POPULATED)
 
     def _on_registered(self, ops: Op, required: Category, anyof: Category, returned: Category) -> PreparedScan:
@@ -74,8 +69,8 @@ class ProcessEngine(PagemapScanEngine):
     def take(self, extents: Sequence[Extent]) -> Findings:
         return self._together(super().take([e for e in extents if not e.sparse]), extents, take=True)
 
-    def peek(self, extents: Sequence[Extent], *, first: bool = False) -> Findings:
-        return self._together(super().peek([e for e in extents if not e.sparse], first=first), extents, take=False)
+    def peek(self, extents: Sequence[Extent]) -> Findings:
+        return self._together(super().peek([e for e in extents if not e.sparse]), extents, take=False)
 
     def _together(self, plain: Findings, extents: Sequence[Extent], *, take: bool) -> Findings:
         found, losses = self._sparse_parts(extents, take=take)
@@ -116,7 +111,7 @@ class ProcessEngine(PagemapScanEngine):
         before = self._populated.clip(start, end)
         if not len(found) and np.array_equal(before.to_records(), now.to_records()):
             return self._regions(found), every
-        written = self._judged(self._regions(found), before)
+        written = really_written(self._regions(found), before)
         gone = (before | self._regions(_bare(found))) - now
         if gone:
             gone &= self._regions(_bare(every))  # what is not even registered is lost, not given back
@@ -126,14 +121,6 @@ class ProcessEngine(PagemapScanEngine):
             self._mark(gone)
             self._populated = self._outside(start, end, now | gone)
         return written | gone.with_categories(Category.WRITTEN) if gone else written, every
-
-    def _judged(self, found: Regions, before: Regions) -> Regions:
-        """Those that were really written to; HUGE only where a first write has filled a whole huge page."""
-        if not (found.categories & np.uint64(_ONLY_READ | Category.HUGE)).any():
-            return found
-        only_read = found.where(anyof=_ONLY_READ) - before
-        filled = found.where(required=Category.HUGE, excluded=_ONLY_READ) - before
-        return (found - only_read).with_categories(Category.WRITTEN) | filled.masked(Category.HUGE)
 
     def _outside(self, start: int, end: int, inside: Regions) -> Regions:
         """What was remembered as populated, with [start, end) replaced."""
@@ -166,7 +153,7 @@ def _lost(run: list[Extent], registered: NDArray[np.void]) -> list[Loss]:
         return sizes[index] - beyond.astype(np.uint64)
 
     short = np.flatnonzero(below(ends) - below(starts) != ends - starts)
-    return [Loss(run[at], "it was moved, mapped anew, or unregistered") for at in short.tolist()]
+    return [Loss(run[at], MOVED) for at in short.tolist()]
 
 
 def process_extent(mapping: Mapping, start: int, end: int, page_size: int) -> Extent:

@@ -230,6 +230,7 @@ class Cursor:
             if exempted:
                 reasons.append(f"{format_count(exempted.page_count, 'hot page')} left unprotected and always named")
             if reasons:
+                written = written.masked(~int(Category.HUGE))  # said by the reason
                 return Written.of(written, coverage.pages, Quality.SUPERSET, "; ".join(reasons), exempted)
         return Written.of(written, coverage.pages)
 
