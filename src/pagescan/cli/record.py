@@ -222,7 +222,13 @@ class Signals:
         """Its return code, negative if a signal killed it."""
         assert self._command is not None, "asked only where there is one"
         self._waiting = True
+        self._end_waiting()  # the last signal may have come while the recorder let go of its file
         return self._command.wait()
+
+    def _end_waiting(self) -> None:
+        if self._waiting and self._count > _ENOUGH:
+            self._waiting = False  # so that a further signal does not disturb the ending
+            raise KeyboardInterrupt
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._count += 1
@@ -233,8 +239,7 @@ class Signals:
             self._command.send_signal(number)
         if self._count >= _ENOUGH:
             self._watch.stop()
-        if self._waiting and self._count > _ENOUGH:
-            raise KeyboardInterrupt
+        self._end_waiting()
 
 
 def in_foreground() -> bool:

@@ -70,6 +70,9 @@ def process_error(error: OSError, pid: int, asked: str, *, attach: bool = False)
         attach: it needs ptrace-attach permission, which Yama restricts; else ptrace-read permission is enough.
     """
     if error.errno in (errno.EACCES, errno.EPERM):
+        if not _has_memory(pid):  # the kernel gives the files of such a process to root (task_dump_owner())
+            why = "it has exited, or is about to, or it is a kernel thread without memory"
+            return NoSuchProcess(f"cannot {asked}: {why}", pid=pid, errno=errno.ESRCH)
         why, hint = _denial(pid, attach)
         return AccessDenied(f"cannot {asked}: {why}", hint=hint, pid=pid, errno=error.errno)
     if error.errno == errno.ESRCH or (error.errno == errno.ENOENT and not os.path.exists(f"/proc/{pid}")):
@@ -104,10 +107,21 @@ def _denial(pid: int, attach: bool) -> tuple[str, str]:
 
 
 def _owner(pid: int) -> int | None:
+    status = _status(pid)
+    return status.uids[1] if status else None
+
+
+def _has_memory(pid: int) -> bool:
+    status = _status(pid)
+    return status is None or "VmSize" in status.fields
+
+
+def _status(pid: int) -> Status | None:
+    """World-readable, so it is read without the way round through errors."""
     try:
-        with open(f"/proc/{pid}/status", "rb") as file:  # world-readable, so no way round through errors
-            return parse_status(os.fsdecode(file.read())).uids[1]
-    except (OSError, KeyError):
+        with open(f"/proc/{pid}/status", "rb") as file:
+            return parse_status(os.fsdecode(file.read()))
+    except OSError:
         return None
 
 

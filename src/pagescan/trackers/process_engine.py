@@ -74,7 +74,8 @@ class ProcessEngine(PagemapScanEngine):
 
     def _together(self, plain: Findings, extents: Sequence[Extent], *, take: bool) -> Findings:
         found, losses = self._sparse_parts(extents, take=take)
-        return Findings(Regions.union([plain.written, *found], page_size=self._space.page_size), plain.losses + losses)
+        written = Regions.union([plain.written, *found], page_size=self._space.page_size)
+        return Findings(written, plain.losses + losses, plain.unsure)
 
     def _has_gap(self, extent: Extent) -> bool:
         return False  # whoever follows the maps finds it

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..errors import AccessDenied, Closed, InvalidArgument, KernelCannot, NoSuchProcess, PagescanError
 from ..query import Category
 from ..ranges import Region, Regions
+from .base import Findings
 from .hub import Reader
 from .process_engine import ProcessEngine, find_bridges, process_extent
 from .written import Quality, Written
@@ -295,8 +296,8 @@ class _Following:
                 due = reader.found(Findings(self._take(reader))) if take else reader.due(Findings(self._peek()))
             except NoSuchProcess as error:
                 return self._last_answer(reader, error)
-            written = due.written.with_categories(Category.WRITTEN)
-            return Written.of(written, self.pages, *self._quality(written))
+            quality = self._quality(due.written)  # which its categories may tell
+            return Written.of(due.written.with_categories(Category.WRITTEN), self.pages, *quality)
 
     def _quality(self, written: Regions) -> tuple[Quality, str]:
         caveat = self.engine.caveat(written, self.extents) if written else ""
