@@ -20,6 +20,8 @@ myst_enable_extensions = ["colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
+# What pagescan.testing needs, and a reader of its documentation does not.
+autodoc_mock_imports = ["hypothesis", "pytest"]
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 napoleon_google_docstring = True
