@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import pagescan
 from pagescan import NoSuchVersion, VersionConflict
 from pagescan.snapshots.budget import Budget
+
+from .conftest import needs_obstore
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PAGES = 12
@@ -33,7 +36,7 @@ class StoreHistories(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.path = Path(self.folder.name) / "state.pagescan"
+        self.path: Path | str = Path(self.folder.name) / "state.pagescan"
         self.copy_path = Path(self.folder.name) / "copy.pagescan"
         self.oracle: dict[int, dict[str, np.ndarray]] = {}
         self.newest = 0
@@ -196,3 +199,16 @@ class StoreHistories(RuleBasedStateMachine):
 TestStoreHistories = StoreHistories.TestCase
 TestStoreHistories.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
 TestStoreHistories = pytest.mark.usefixtures("tracking")(TestStoreHistories)
+
+
+class ObjectStoreHistories(StoreHistories):
+    """The same in object storage."""
+
+    def __init__(self):
+        super().__init__()
+        self.path = f"memory://{secrets.token_hex(8)}"
+
+
+TestObjectStoreHistories = ObjectStoreHistories.TestCase
+TestObjectStoreHistories.settings = settings(max_examples=6, stateful_step_count=20, deadline=None)
+TestObjectStoreHistories = needs_obstore(pytest.mark.usefixtures("tracking")(TestObjectStoreHistories))
