@@ -19,6 +19,8 @@ from functools import partial
 import numpy as np
 
 import engines
+import hot
+import many
 import pagescan
 import scanning
 import starting
@@ -36,6 +38,8 @@ NATIVE: dict[str, tuple[Callable[[Report, Native, Effort], None], float]] = {
     "rivals": (taking.rivals, 4.0),
     "engines": (engines.take, 2.0),
     "write": (writing.first_write, 2.0),
+    "hot": (hot.hot, 2.0),
+    "many": (many.many, 0.5),
     "dense": (writing.dense, 1.5),
     "tiny": (writing.tiny, 0.5),
 }
@@ -46,6 +50,8 @@ GROUPS = {
     "rivals": "tracker.take() of 1 GiB, against pagemap file, xxh3, numpy compare, joblib.hash",
     "engines": "tracker.take() of 64 MiB by each engine, against pagemap-scan",
     "write": "the first write to a protected page, against mprotect + SIGSEGV in C",
+    "hot": "memory rewritten in every interval, exempted and not, against untracked writes",
+    "many": "take() of many buffers, against get + protect of one in C; many trackers",
     "dense": "where tracking loses: dense writes, and the break-even",
     "tiny": "where tracking loses: tiny buffers",
     "store": "series.commit(), against writing the pages by hand, and saving everything with numpy, joblib, zarr",

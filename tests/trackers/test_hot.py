@@ -219,6 +219,31 @@ class TestHotPages:
             hot.note(reader, pages)
         assert [(r.start, r.end) for r in hot.exempt] == [(BLOCK, 6 * BLOCK), (7 * BLOCK, 11 * BLOCK)]
 
+    def test_pages_come_and_go_and_what_is_known_of_the_others_stays(self):
+        blocks = Regions.span(0, 12 * BLOCK, page_size=PAGE)
+        hot = HotPages(blocks)
+        reader = Reader()
+
+        def look(pages: Regions) -> None:
+            hot.begin()
+            hot.exempt_those_in(hot.candidates(reader) & pages)
+            hot.done()
+            hot.note(reader, pages)
+
+        for _ in range(ANSWERS - 1):
+            look(blocks)
+        hot.follow(moved := Regions.span(4 * BLOCK, 20 * BLOCK, page_size=PAGE))
+        look(moved)
+        assert [(r.start, r.end) for r in hot.exempt] == [(4 * BLOCK, 12 * BLOCK)]
+        hot.follow(Regions.span(4 * BLOCK, 10 * BLOCK + PAGE, page_size=PAGE))
+        assert [(r.start, r.end) for r in hot.exempt] == [(4 * BLOCK, 10 * BLOCK)]
+        assert [(r.start, r.end) for r in hot.unprotected] == [(4 * BLOCK, 10 * BLOCK + PAGE)]
+        hot.follow(Regions.empty(page_size=PAGE))
+        assert not hot.exempt
+        hot.follow(blocks)
+        look(blocks)
+        assert not hot.exempt
+
     def test_nothing_to_exempt(self):
         hot = HotPages(Regions.span(PAGE, BLOCK, page_size=PAGE))
         reader = Reader()

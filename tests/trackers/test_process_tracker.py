@@ -442,3 +442,49 @@ os.kill(os.getpid(), signal.SIGKILL)
     with pagescan.attach(target.pid) as tracker:
         target.do(f"put({at}, 3)")
         assert pages(tracker.take(), at, 4) == [3]
+
+
+class TestHotMemory:
+    COUNT = 160
+
+    def test_what_is_written_to_all_the_time_is_named_and_what_cools_is_exact_again(self, target):
+        at = target.area(self.COUNT)
+        try:
+            tracker = pagescan.attach(target.pid, hot="exempt")
+        except PagescanError as error:
+            pytest.skip(f"attaching: {error.message}")
+        with tracker:
+            for look in range(12):
+                target.do(f"fill({at}, {self.COUNT}) and None")
+                answer = tracker.take()
+                assert pages(answer, at, self.COUNT) == list(range(self.COUNT))
+                if look == 9:
+                    target.area(4)  # new memory: what is known of the old one stays known
+            hot = pages(answer.exempted, at, self.COUNT)
+            assert hot == list(range(hot[0], hot[-1] + 1))
+            assert len(hot) >= self.COUNT - 32
+            assert answer.quality is Quality.SUPERSET
+            assert "hot pages left unprotected" in answer.reason
+            for _ in range(17):
+                answer = tracker.take()
+            assert pages(answer, at, self.COUNT) == []
+            target.do(f"put({at}, 70)")
+            assert pages(tracker.take(), at, self.COUNT) == [70]
+
+    def test_a_hot_mapping_that_goes_is_forgotten(self, target):
+        at = target.area(self.COUNT)
+        try:
+            tracker = pagescan.attach(target.pid, hot="exempt")
+        except PagescanError as error:
+            pytest.skip(f"attaching: {error.message}")
+        with tracker:
+            for _ in range(10):
+                target.do(f"fill({at}, {self.COUNT}) and None")
+                answer = tracker.take()
+            assert pages(answer.exempted, at, self.COUNT)
+            target.do(f"libc.munmap({at}, {self.COUNT} * PAGE)")
+            assert pages(tracker.take(), at, self.COUNT) == []
+
+    def test_a_word_that_is_neither(self, target):
+        with pytest.raises(InvalidArgument, match="hot = 'no'"):
+            pagescan.attach(target.pid, hot="no")  # type: ignore[arg-type]

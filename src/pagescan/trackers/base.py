@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 #: How step 4 of the set-up is done: by ``PAGEMAP_SCAN`` or by ``UFFDIO_WRITEPROTECT``. The effect is the same.
 Arm = Literal["scan", "ioctl"]
+#: What to do with memory that is written to in every interval: protect it as all other, or leave it unprotected.
+Hot = Literal["protect", "exempt"]
 
 
 @dataclass(frozen=True, slots=True)

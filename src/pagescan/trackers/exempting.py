@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from ..errors import InvalidArgument
 from ..ranges import Regions
-from .base import Engine, Findings, Loss
+from ..units import format_count
+from .base import Engine, Findings, Hot, Loss
+from .extents import Extents
 from .hot import HotPages
-
-if TYPE_CHECKING:
-    from .extents import Extents
 
 
 class Exempting:
     """What the readers of one coverage share under ``hot="exempt"``. Not for two threads at a time."""
 
     def __init__(self, extents: Extents, page_size: int):
-        small = type(extents)(extent for extent in extents if extent.page_size == page_size)
-        # The mapping of a huge page could be exempted as a whole only, and its fault costs little for each byte.
-        self._hot = HotPages(small.pages(page_size))
+        self._page_size = page_size
+        self._extents = extents
+        self._hot = HotPages(self._small(extents))
         self._asked: tuple[Extents, Regions, Extents] | None = None
+
+    def _small(self, extents: Extents) -> Regions:
+        """What may be exempted: a huge page could be as a whole only, and its fault costs little for each byte."""
+        small = Extents(extent for extent in extents if extent.page_size == self._page_size)
+        return small.pages(self._page_size)
+
+    def follow(self, extents: Extents) -> None:
+        """The coverage has these extents now."""
+        if extents is not self._extents:
+            self._extents = extents
+            self._hot.follow(self._small(extents))
 
     @property
     def exempt(self) -> Regions:
@@ -92,3 +101,14 @@ def _side_by_side(a: Regions, b: Regions) -> Regions:
     records = np.concatenate([a.to_records(), b.to_records()])
     order = np.argsort(records["start"], kind="stable")
     return Regions.merged(records[order], page_size=a.page_size, unknown=a.unknown)
+
+
+def check_hot(hot: Hot) -> None:
+    """Raise InvalidArgument if it is neither word."""
+    if hot not in ("protect", "exempt"):
+        raise InvalidArgument(f"hot = {hot!r}", hint='use "protect" (all pages alike) or "exempt" (not the hot ones)')
+
+
+def hot_reason(exempted: Regions) -> str:
+    """Why an answer with these pages may name too many; "" without any."""
+    return f"{format_count(exempted.page_count, 'hot page')} left unprotected and always named" if exempted else ""

@@ -38,7 +38,11 @@ from ..ranges import Regions
 from ..records import REGION_DTYPE, runs
 
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from numpy.typing import NDArray
+
+    _Kind = TypeVar("_Kind", bound=np.generic)
 
 #: Pages of a block.
 BLOCK_PAGES = 16
@@ -93,10 +97,30 @@ class HotPages:
         self._probes = np.zeros(count, np.uint8)
         self._due = np.zeros(count, np.int64)
         self._next_due = 0
-        self._candidates = self._exempt
+        self._candidates = np.zeros(0, np.bool_)
         self._histories: weakref.WeakKeyDictionary[object, _History] = weakref.WeakKeyDictionary()
         self.exempt = self.unprotected = Regions.empty(page_size=pages.page_size)
         self.looks = 0
+
+    def follow(self, pages: Regions) -> None:
+        """These are the pages now; what is known of those that were there before stays known."""
+        starts = _block_starts(pages, int(self._size))
+        place = np.searchsorted(self._starts, starts)
+        old = np.flatnonzero(np.append(self._starts, np.uint64(0))[place] == starts) if len(self._starts) else place[:0]
+
+        def carried(values: NDArray[_Kind], unknown: int = 0) -> NDArray[_Kind]:
+            result = np.full(len(starts), unknown, values.dtype)
+            result[old] = values[place[old]]
+            return result
+
+        self._barred, self._stale, exempt = carried(self._barred), carried(self._stale), carried(self._exempt)
+        self._probes, self._due = carried(self._probes), carried(self._due)
+        for history in self._histories.values():
+            # A block that is new has been in no answer: it begins as one that was never hot.
+            history.bits = carried(history.bits)
+        self._starts, self._exempt = starts, exempt
+        self.unprotected &= pages
+        self._set(exempt)
 
     def begin(self) -> None:
         """A look begins."""
@@ -186,6 +210,8 @@ class HotPages:
 
     def _blocks_in(self, regions: Regions) -> NDArray[np.bool_]:
         """Which blocks lie wholly in the regions."""
+        if (regions.ends[:-1] == regions.starts[1:]).any():
+            regions = regions.with_categories(_WRITTEN)  # neighbours that differ in categories only
         wide = regions.ends - regions.starts >= self._size
         first = np.searchsorted(self._starts, regions.starts[wide], "left")
         last = np.searchsorted(self._starts, regions.ends[wide] - self._size, "right")

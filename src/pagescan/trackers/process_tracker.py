@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Self
 from ..errors import AccessDenied, Closed, InvalidArgument, KernelCannot, NoSuchProcess, PagescanError
 from ..query import Category
 from ..ranges import Region, Regions
-from .base import Findings
+from .base import Findings, Hot
+from .exempting import Exempting, check_hot, hot_reason
+from .extents import Extents
 from .hub import Reader
 from .process_engine import ProcessEngine, find_bridges, process_extent
 from .written import Quality, Written
@@ -46,7 +48,7 @@ _NEVER = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
 _ROUNDS = 8
 
 
-def attach(target: int | str, *, mappings: Chosen = None) -> ProcessTracker:
+def attach(target: int | str, *, mappings: Chosen = None, hot: Hot = "protect") -> ProcessTracker:
     """Track a live process that knows nothing of it: which of its pages are written to from now on.
 
     One of its threads stands still for a fraction of a millisecond (``tracker.pause_ns``), while the process makes a
@@ -57,6 +59,7 @@ def attach(target: int | str, *, mappings: Chosen = None) -> ProcessTracker:
         target: a pid; or the path of the Unix socket on which a process called :func:`pagescan.share`.
         mappings: which mappings: a name pattern or several (``"[heap]"``, ``"*.so*"``), or a function of a
             :class:`Mapping`. By default all that can be written to.
+        hot: ``"exempt"`` leaves memory that is written to in nearly every interval unprotected, as in :func:`track`.
 
     Raises NoSuchProcess, AccessDenied (with the one command that mends it), KernelCannot. All is checked before
     anything is touched.
@@ -66,10 +69,10 @@ def attach(target: int | str, *, mappings: Chosen = None) -> ProcessTracker:
 
     if isinstance(target, str):
         adopted = connect(target)
-        return ProcessTracker(TracedSpace(adopted.pid, ready=adopted), mappings=mappings)
+        return ProcessTracker(TracedSpace(adopted.pid, ready=adopted), mappings=mappings, hot=hot)
     if target == os.getpid():
         raise InvalidArgument("a process does not attach to itself", hint="track buffers: pagescan.track(array)")
-    return ProcessTracker(TracedSpace(target), mappings=mappings)
+    return ProcessTracker(TracedSpace(target), mappings=mappings, hot=hot)
 
 
 def spawn(
@@ -78,6 +81,7 @@ def spawn(
     env: dict[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     mappings: Chosen = None,
+    hot: Hot = "protect",
     stdin: Any = None,
     stdout: Any = None,
     stderr: Any = None,
@@ -91,7 +95,7 @@ def spawn(
 
     started = spawn_stopped(argv, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr)
     try:
-        tracker = ProcessTracker(started.space, mappings=mappings, spawned=started)
+        tracker = ProcessTracker(started.space, mappings=mappings, hot=hot, spawned=started)
         started.start()
     except BaseException:
         started.kill()
@@ -149,11 +153,13 @@ class ProcessTracker(ProcessCursor):
         untracked: mappings that could be written to but cannot be tracked, with the reason.
     """
 
-    def __init__(self, space: TracedSpace, *, mappings: Chosen = None, spawned: Spawned | None = None):
+    def __init__(
+        self, space: TracedSpace, *, mappings: Chosen = None, hot: Hot = "protect", spawned: Spawned | None = None
+    ):
         self.pid = space.pid
         self.popen = spawned.popen if spawned else None
         try:
-            super().__init__(_Following(space, _chooser(mappings)))
+            super().__init__(_Following(space, _chooser(mappings), hot))
         except BaseException:
             space.close()
             raise
@@ -240,13 +246,16 @@ class ProcessTracker(ProcessCursor):
 class _Following:
     """What the readers of one process share: the engine, what is covered, and the lock."""
 
-    def __init__(self, space: TracedSpace, wanted: Callable[[Mapping], bool]):
+    def __init__(self, space: TracedSpace, wanted: Callable[[Mapping], bool], hot: Hot = "protect"):
+        check_hot(hot)
         self.space = space
         self._wanted = wanted
         self._lock = threading.RLock()
         self._readers: list[Reader] = []
         self.pages = Regions.empty(page_size=space.page_size)
         self.extents: list[Extent] = []
+        self._asked: tuple[Regions, Extents] = self.pages, Extents()
+        self._exempting = Exempting(Extents(), space.page_size) if hot == "exempt" else None
         self.untracked: dict[tuple[int, int], tuple[Mapping, str]] = {}
         #: What was mapped at the last look; the space gives the same object again as long as that is unchanged.
         self._now: Sequence[Mapping] = ()
@@ -293,15 +302,20 @@ class _Following:
         with self._lock:
             self._check()
             try:
-                due = reader.found(Findings(self._take(reader))) if take else reader.due(Findings(self._peek()))
+                due = reader.found(self._take(reader)) if take else reader.due(self._peek())
             except NoSuchProcess as error:
                 return self._last_answer(reader, error)
-            quality = self._quality(due.written)  # which its categories may tell
-            return Written.of(due.written.with_categories(Category.WRITTEN), self.pages, *quality)
+            written = due.written.with_categories(Category.WRITTEN)
+            if take and self._exempting is not None:
+                self._exempting.note(reader, written)
+            exempted = written & due.unsure
+            quality = self._quality(due.written, exempted)  # which its categories may tell
+            return Written.of(written, self.pages, *quality, exempted)
 
-    def _quality(self, written: Regions) -> tuple[Quality, str]:
+    def _quality(self, written: Regions, exempted: Regions) -> tuple[Quality, str]:
         caveat = self.engine.caveat(written, self.extents) if written else ""
-        return (Quality.SUPERSET, caveat) if caveat else (Quality.EXACT, "")
+        reasons = "; ".join(reason for reason in (caveat, hot_reason(exempted)) if reason)
+        return (Quality.SUPERSET, reasons) if reasons else (Quality.EXACT, "")
 
     def _last_answer(self, reader: Reader, error: PagescanError) -> Written:
         # Without its memory it is exiting, also where it is not gone yet; after an exec the new memory was found.
@@ -310,20 +324,36 @@ class _Following:
             raise error
         return Written.of(reader.pending, self.pages, Quality.LOST, "the process has exited; its memory is gone")
 
-    def _peek(self) -> Regions:
-        return self.engine.peek(self.extents).written
+    def _covered(self) -> Extents:
+        """The extents, as one value for as long as nothing changes."""
+        if self._asked[0] is not self.pages:
+            self._asked = self.pages, Extents(self.extents)
+            if self._exempting is not None:
+                self._exempting.follow(self._asked[1])
+        return self._asked[1]
 
-    def _take(self, reader: Reader | None) -> Regions:
+    def _peek(self) -> Findings:
+        extents = self._covered()
+        return self._exempting.peek(self.engine, extents) if self._exempting else self.engine.peek(extents)
+
+    def _look(self, reader: Reader | None) -> Findings:
+        extents = self._covered()
+        if self._exempting is None:
+            return self.engine.take(extents)
+        return self._exempting.take(self.engine, extents, reader or self)
+
+    def _take(self, reader: Reader | None) -> Findings:
         """Everything written since the last look of anybody; told to every reader but ``reader``."""
-        found = Regions.empty(page_size=self.space.page_size)
+        found = unsure = Regions.empty(page_size=self.space.page_size)
         if not self.space.holds():
             self._follow_exec()
         try:
             for _ in range(_ROUNDS):
                 gone, new = self._changes()
                 self._forget(gone)
-                findings = self.engine.take(self.extents)
+                findings = self._look(reader)
                 found |= findings.written
+                unsure |= findings.unsure or unsure
                 for loss in findings.losses:
                     self._forget(Regions.span(loss.extent.start, loss.extent.end, page_size=self.space.page_size))
                 found |= self._cover(new)
@@ -332,12 +362,12 @@ class _Following:
         except NoSuchProcess:
             # It has exited meanwhile; what was found belongs to everybody's last answer.
             for other in self._readers:
-                other.told(found)
+                other.told(found, unsure)
             raise
         for other in self._readers:
             if other is not reader:
-                other.told(found)
-        return found
+                other.told(found, unsure)
+        return Findings(found, unsure=unsure)
 
     def _follow_exec(self) -> None:
         """The process has executed another program, whose memory is all new; or has exited (NoSuchProcess)."""
@@ -360,7 +390,7 @@ class _Following:
         self._stale = True
         self.untracked.clear()
         for reader in self._readers:
-            reader.pending = Regions.empty(page_size=space.page_size)
+            reader.pending = reader.unsure = Regions.empty(page_size=space.page_size)
             reader.epoch += 1
 
     def _changes(self) -> tuple[Regions, Regions]:

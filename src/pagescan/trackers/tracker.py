@@ -12,9 +12,8 @@ from ..errors import Closed, CoverageLost, InvalidArgument
 from ..process.buffers import HeldBuffer
 from ..query import Category
 from ..ranges import Regions
-from ..units import format_count
 from .choose import What, cover, drop_if_idle
-from .exempting import Exempting
+from .exempting import Exempting, check_hot, hot_reason
 from .extents import Extents
 from .stats import Counters, Stats, count_faults, measured_costs
 from .written import Quality, Written
@@ -23,13 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-    from .base import Arm, Extent
+    from .base import Arm, Extent, Hot
     from .changed import Changed
     from .hub import Due, Hub, Reader
 
 OnLost = Literal["raise", "report"]
-#: What to do with memory that is written to in every interval: protect it as all other, or leave it unprotected.
-Hot = Literal["protect", "exempt"]
 
 
 def track(
@@ -86,10 +83,7 @@ class _Coverage:
             raise InvalidArgument(f"arm = {arm!r}", hint='use "scan" (PAGEMAP_SCAN) or "ioctl" (UFFDIO_WRITEPROTECT)')
         if on_lost not in ("raise", "report"):
             raise InvalidArgument(f"on_lost = {on_lost!r}", hint='use "raise" or "report"')
-        if hot not in ("protect", "exempt"):
-            raise InvalidArgument(
-                f"hot = {hot!r}", hint='use "protect" (all pages alike) or "exempt" (not the hot ones)'
-            )
+        check_hot(hot)
         held: list[HeldBuffer] = []
         try:
             held += (HeldBuffer(buffer) for buffer in buffers)
@@ -228,7 +222,7 @@ class Cursor:
         if written:
             reasons = _superset_reasons(coverage, written)
             if exempted:
-                reasons.append(f"{format_count(exempted.page_count, 'hot page')} left unprotected and always named")
+                reasons.append(hot_reason(exempted))
             if reasons:
                 written = written.masked(~int(Category.HUGE))  # said by the reason
                 return Written.of(written, coverage.pages, Quality.SUPERSET, "; ".join(reasons), exempted)
