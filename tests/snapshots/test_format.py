@@ -125,8 +125,14 @@ class TestManifest:
 
 class TestIndex:
     def test_runs(self):
-        assert runs_of(np.array([3, 4, 5, 9, 11, 12])).tolist() == [(3, 3), (9, 1), (11, 2)]
-        assert len(runs_of(np.empty(0, np.int64))) == 0
+        runs, counts = runs_of(np.array([3, 4, 5, 9, 11, 12]), np.array([4, 2]))
+        assert runs.tolist() == [(3, 3), (9, 1), (11, 2)]
+        assert counts.tolist() == [2, 1]
+
+    def test_run_ends_with_its_frame(self):
+        runs, counts = runs_of(np.array([3, 4, 5, 6]), np.array([2, 2]))
+        assert runs.tolist() == [(3, 2), (5, 2)]
+        assert counts.tolist() == [1, 1]
 
     def test_records_of_several_buffers_and_frames(self):
         builder = IndexBuilder(PAGE)

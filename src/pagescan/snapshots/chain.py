@@ -18,9 +18,9 @@ from ..errors import InvalidArgument
 from .budget import Budget, to_merge
 from .commit import Prepared, check_newest, check_parent, create
 from .contents import load, page_count, read_manifest
-from .digests import empty_table, is_zero, table_digest
+from .digests import empty_table, table_digest
 from .manifest import BufferEntry, Manifest, PackRef, manifest_digest
-from .writer import DuePages, PackWriter
+from .writer import DuePages, PackWriter, PageTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,34 +36,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class _Pages:
-    """What a version says of a buffer's pages: their digests, and which of its packs has each (-1: none)."""
-
-    digest: Table
-    pack: NDArray[np.int32]
-
-    def resized(self, pages: int) -> _Pages:
-        """A copy, for a buffer of so many pages."""
-        kept = min(pages, len(self.pack))
-        new = _Pages(empty_table(pages), np.full(pages, -1, np.int32))
-        new.digest[:kept], new.pack[:kept] = self.digest[:kept], self.pack[:kept]
-        return new
-
-
-@dataclass(slots=True)
 class _Known:
     """A version as the writer of the next one knows it; ``pages`` by the buffers' keys."""
 
     number: int | None
     digest: str
     entries: dict[str, BufferEntry]
-    pages: dict[str, _Pages]
+    pages: dict[str, PageTable]
     packs: tuple[PackRef, ...]
-
-    @property
-    def live(self) -> int:
-        """Pages that are not zeros."""
-        return sum(int((~is_zero(pages.digest)).sum()) for pages in self.pages.values())
 
 
 _NOTHING = _Known(None, "", {}, {}, ())
@@ -88,6 +68,8 @@ class Chain:
         self.newest = 0
         self.prefix = prefix
         self._known = _NOTHING
+        #: Tables whose memory the next ones may take.
+        self._spare: dict[str, PageTable] = {}
         #: What was prepared last and may have been committed.
         self._pending: tuple[Prepared, _Known] | None = None
 
@@ -123,8 +105,8 @@ class Chain:
         pages = {}
         for entry in entries.values():
             columns = contents.pages[entry.key]
-            pages[entry.key] = _Pages(columns.digest, columns.pack)
-        packs = _keep_needed(list(pages.values()), manifest.packs)
+            pages[entry.key] = PageTable.of(columns.digest, columns.pack)
+        packs = _needed(list(pages.values()), manifest.packs)
         self._known = _Known(manifest.version, contents.digest, entries, pages, packs)
 
     def commit(
@@ -170,15 +152,16 @@ class Chain:
         counts = [ref.pages for ref in known.packs]
         # Where all pages are compared, next to none of them may have changed.
         written = sum(len(due[entry.name]) for entry in entries if entry.name in due)
-        kept = len(counts) - to_merge(self.budget, counts, known.live, written)
+        live = sum(table.live for table in known.pages.values())
+        kept = len(counts) - to_merge(self.budget, counts, live, written)
         work = []
-        for source, entry, old, some in zip(sources, entries, pages, wanted, strict=True):
-            forced = old.pack >= kept
-            every = np.union1d(some, np.flatnonzero(forced)) if kept < len(counts) else some
-            work.append(DuePages(source, entry.key, every, forced, kept > 0, old.digest, old.pack))
+        for source, entry, table, some in zip(sources, entries, pages, wanted, strict=True):
+            forced = table.pack >= kept if kept < len(counts) else None
+            every = some if forced is None else np.union1d(some, np.flatnonzero(forced))
+            work.append(DuePages(source, entry.key, every, forced, kept > 0, table))
 
         def prepared(new: tuple[PackRef, ...]) -> T:
-            return finish(self._prepared(began, entries, pages, known.packs[:kept], new))
+            return finish(self._prepared(began, entries, work, known.packs[:kept], new))
 
         return PackWriter(self.backend, self.page_size, kept).write(work, prepared)
 
@@ -186,7 +169,7 @@ class Chain:
         """Build on this version, in which what was prepared last has a part."""
         if self._pending is None or self._pending[0].commit not in manifest.commits:
             raise InvalidArgument(f"version {manifest.version} has nothing of what was prepared here last")
-        self._known = self._pending[1]
+        self._spare, self._known = self._known.pages, self._pending[1]
         self._known.number, self._known.digest = manifest.version, manifest_digest(manifest.to_bytes())
         self.newest, self._pending = manifest.version, None
 
@@ -208,12 +191,11 @@ class Chain:
         key = old.key if old is not None else secrets.token_hex(8)
         return BufferEntry(source.name, key, source.dtype, tuple(source.shape), source.nbytes, "", source.attributes)
 
-    def _pages(self, entry: BufferEntry) -> _Pages:
-        pages = page_count(entry.nbytes, self.page_size)
-        old = self._known.pages.get(entry.key)
-        return (old or _Pages(empty_table(0), np.empty(0, np.int32))).resized(pages)
+    def _pages(self, entry: BufferEntry) -> PageTable:
+        old = self._known.pages.get(entry.key) or PageTable(empty_table(0), np.empty(0, np.int32), 0)
+        return old.resized(page_count(entry.nbytes, self.page_size), self._spare.get(entry.key))
 
-    def _due(self, due: NDArray[np.int64] | None, entry: BufferEntry, pages: _Pages) -> NDArray[np.int64]:
+    def _due(self, due: NDArray[np.int64] | None, entry: BufferEntry, pages: PageTable) -> NDArray[np.int64]:
         """The pages that may have changed: all of a new buffer, and those at the end of one of another length."""
         old = self._known.entries.get(entry.name)
         if due is None or old is None:
@@ -223,22 +205,26 @@ class Chain:
         tail = np.arange(max(0, min(old.nbytes, entry.nbytes) // self.page_size), len(pages.pack))
         return np.union1d(due, tail)
 
+    def _root(self, entry: BufferEntry, item: DuePages) -> str:
+        """The digest of a buffer; that of the version before, if nothing of it has changed."""
+        old = self._known.entries.get(entry.name)
+        if item.root is not None:
+            return item.root.result().hex()
+        same = old is not None and len(self._known.pages[entry.key].pack) == len(item.table.pack)
+        return old.digest if old is not None and same else table_digest(item.table.digest).hex()
+
     def _prepared(
         self,
         began: int,
         entries: list[BufferEntry],
-        pages: list[_Pages],
+        work: list[DuePages],
         kept: tuple[PackRef, ...],
         new: tuple[PackRef, ...],
     ) -> Prepared:
-        packs = _keep_needed(pages, kept + new)
+        packs = _needed([item.table for item in work], kept + new)
         final = [
-            replace(
-                entry,
-                digest=table_digest(part.digest).hex(),
-                packs=tuple(np.unique(part.pack[part.pack >= 0]).tolist()),
-            )
-            for entry, part in zip(entries, pages, strict=True)
+            replace(entry, digest=self._root(entry, item), packs=_used(item.table, len(packs)))
+            for entry, item in zip(entries, work, strict=True)
         ]
         known = self._known
         prepared = Prepared(
@@ -253,18 +239,24 @@ class Chain:
             packs,
             len(new),
         )
-        by_key = {entry.key: part for entry, part in zip(final, pages, strict=True)}
+        by_key = {item.key: item.table for item in work}
         self._pending = (prepared, _Known(None, "", {entry.name: entry for entry in final}, by_key, packs))
         return prepared
 
 
-def _keep_needed(pages: list[_Pages], packs: tuple[PackRef, ...]) -> tuple[PackRef, ...]:
-    """The packs that still tell of a page; the pages are changed to say the new number of each."""
-    used = np.zeros(len(packs) + 1, bool)  # -1, for none, is the last
-    for part in pages:
-        used[part.pack] = True
-    used[-1] = False
-    number = np.where(used, np.cumsum(used) - 1, -1).astype(np.int32)
-    for part in pages:
-        part.pack = number[part.pack]
-    return tuple(ref for ref, needed in zip(packs, used, strict=False) if needed)
+def _needed(tables: list[PageTable], packs: tuple[PackRef, ...]) -> tuple[PackRef, ...]:
+    """The packs that still tell of a page; the tables are renumbered if some do not."""
+    used = np.zeros(len(packs), bool)
+    for table in tables:
+        used[list(_used(table, len(packs)))] = True
+    if not used.all():
+        # One more element, for -1.
+        number = np.append(np.where(used, np.cumsum(used) - 1, -1), -1).astype(np.int32)
+        for table in tables:
+            table.pack[:] = number[table.pack]
+    return tuple(ref for ref, needed in zip(packs, used, strict=True) if needed)
+
+
+def _used(table: PageTable, packs: int) -> tuple[int, ...]:
+    """The numbers of the packs that tell of a page of this buffer, of so many packs."""
+    return tuple(np.flatnonzero(np.bincount(table.pack + 1, minlength=packs + 1)[1:]).tolist())

@@ -22,7 +22,7 @@ FORMAT = 1
 #: How long to wait for another writer, in seconds.
 PATIENCE = 60.0
 #: Bytes in the write-ahead log from which on it is folded into the file after a commit.
-_LOG_LIMIT = 16 << 20
+_LOG_LIMIT = 64 << 20
 
 _PAGE_SIZE = 8192  # frames fill pages of this size to 99 %, with half the calls that 4096 would need
 
@@ -55,6 +55,8 @@ class LocalBackend:
         self.url = str(path)
         self._pid = os.getpid()
         self._connection: sqlite3.Connection | None = None
+        #: Bytes that this process has put into the log since it was last folded in.
+        self._logged = _LOG_LIMIT
         _prepare_file(path, create)
         with self._explained():
             self._connection = _connect(path)
@@ -145,11 +147,7 @@ class LocalBackend:
         self._fold_if_long()
 
     def _fold_if_long(self) -> None:
-        try:
-            long = os.stat(f"{self.path}-wal").st_size > _LOG_LIMIT
-        except OSError:
-            return
-        if long:
+        if self._logged > _LOG_LIMIT:
             self._fold()
 
     def _fold(self) -> None:
@@ -157,6 +155,7 @@ class LocalBackend:
         # is committed is safe in it, so that it cannot be folded in now (no space, a reader) harms nothing.
         with contextlib.suppress(sqlite3.OperationalError):
             self._sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._logged = 0
 
     # Packs
 
@@ -171,6 +170,7 @@ class LocalBackend:
                 if part:
                     self._sql.execute("INSERT INTO part VALUES (?, ?)", (row << 32 | size, part))
                     size += len(part)
+                    self._logged += len(part)
             self._sql.execute("UPDATE pack SET size = ? WHERE id = ?", (size, row))
         return size
 

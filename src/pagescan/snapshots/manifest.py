@@ -100,7 +100,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """The manifest as it is stored."""
-        text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
+        text = json.dumps(_plain(self), ensure_ascii=False, separators=(",", ":")).encode()
         head = _HEADER.pack(_MAGIC, FORMAT, 0, len(text))
         return head + digest(head, text) + text
 
@@ -137,6 +137,17 @@ class Manifest:
 def manifest_digest(data: bytes) -> str:
     """The digest that a stored manifest carries, in hexadecimal digits."""
     return data[_HEADER.size : _HEADER.size + SIZE].hex()
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, and of those in its tuples. (dataclasses.asdict copies every value deeply.)"""
+    return {item.name: _listed(getattr(value, item.name)) for item in dataclasses.fields(value)}
+
+
+def _listed(value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    return [_plain(item) if dataclasses.is_dataclass(item) else item for item in value]
 
 
 def _from_json(values: dict[str, Any]) -> Manifest:

@@ -71,9 +71,10 @@ class BufferMemory:
         return isinstance(self._bytes, _ModelBytes) or self._bytes.flags.writeable
 
     def read(self, pages: NDArray[np.int64], page_size: int) -> Rows:
-        rows = np.zeros((len(pages), page_size), np.uint8)
+        rows = np.empty((len(pages), page_size), np.uint8)
         whole = self.nbytes // page_size
         inside = int(np.searchsorted(pages, whole))
+        rows[inside:] = 0
         if isinstance(self._bytes, _ModelBytes):
             for row, page in enumerate(pages.tolist()):
                 part = self._bytes.read(page * page_size, min(page_size, self.nbytes - page * page_size))

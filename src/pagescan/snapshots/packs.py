@@ -158,7 +158,7 @@ class IndexBuilder:
         self.page_size = page_size
         self._keys: dict[str, int] = {}
         self._frames: list[tuple[int, ...]] = []
-        self._runs: list[NDArray[np.void]] = []
+        self._pages: list[NDArray[np.int64]] = []
         self._digests: list[Table] = []
         self.pages = 0
         self.end = HEADER_SIZE
@@ -166,9 +166,8 @@ class IndexBuilder:
     def add(self, key: str, pages: NDArray[np.int64], digests: Table | None, codec: Codec, length: int) -> None:
         """A frame of these pages of a buffer, ascending, of which ``length`` bytes were stored at :attr:`end`."""
         number = self._keys.setdefault(key, len(self._keys))
-        runs = runs_of(pages)
-        self._frames.append((number, codec, len(pages), len(runs), self.end, length, 0))
-        self._runs.append(runs)
+        self._frames.append((number, codec, len(pages), 0, self.end, length, 0))
+        self._pages.append(pages)
         if digests is not None:
             self._digests.append(digests)
         self.pages += len(pages)
@@ -177,18 +176,22 @@ class IndexBuilder:
     def build(self) -> PackIndex:
         """The index of all frames so far."""
         frames = np.array(self._frames, FRAME_DTYPE)
-        return PackIndex(
-            self.page_size, tuple(self._keys), frames, _joined(self._runs, RUN_DTYPE), _joined(self._digests, DTYPE)
-        )
+        runs, counts = runs_of(_joined(self._pages, np.dtype(np.int64)), frames["pages"].astype(np.int64))
+        frames["runs"] = counts
+        return PackIndex(self.page_size, tuple(self._keys), frames, runs, _joined(self._digests, DTYPE))
 
 
-def runs_of(pages: NDArray[np.int64]) -> NDArray[np.void]:
-    """Ascending page numbers as runs of neighbours."""
-    first = np.flatnonzero(np.diff(pages, prepend=-2) != 1)
+def runs_of(pages: NDArray[np.int64], lengths: NDArray[np.int64]) -> tuple[NDArray[np.void], NDArray[np.int64]]:
+    """Page numbers as runs of neighbours, ascending within groups of these lengths; and how many runs each has."""
+    ends = np.cumsum(lengths)
+    begins = np.ones(len(pages), bool)
+    begins[1:] = pages[1:] != pages[:-1] + 1
+    begins[ends[:-1]] = True
+    first = np.flatnonzero(begins)
     runs = np.empty(len(first), RUN_DTYPE)
-    runs["page"], runs["count"] = pages[first], np.diff(first, append=len(pages))
-    return runs
+    runs["page"], runs["count"] = pages[first], np.diff(np.append(first, len(pages)))
+    return runs, np.diff(np.searchsorted(first, np.append(0, ends)))
 
 
-def _joined(parts: Sequence[NDArray[np.void]], dtype: np.dtype[np.void]) -> NDArray[np.void]:
+def _joined(parts: Sequence[NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0, dtype)

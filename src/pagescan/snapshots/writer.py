@@ -16,13 +16,13 @@ import numpy as np
 from ..errors import PagescanError, VersionConflict
 from .ahead import Peekable, mapped, threads
 from .codec import Codec, encode
-from .digests import differ, digest, is_zero, page_digests
+from .digests import differ, digest, empty_table, is_zero, page_digests, table_digest
 from .manifest import PackRef
 from .packs import FRAME_PAGES, IndexBuilder, header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     from numpy.typing import NDArray
 
@@ -39,6 +39,38 @@ PACK_BYTES = 64 << 20
 
 
 @dataclass(slots=True)
+class PageTable:
+    """What a version says of a buffer's pages, one element a page.
+
+    Attributes:
+        digest: of each page; zeros for a page of zeros.
+        pack: which of the version's packs tells of it, -1 for none.
+        live: how many pages are not zeros.
+    """
+
+    digest: Table
+    pack: NDArray[np.int32]
+    live: int
+
+    @classmethod
+    def of(cls, digest: Table, pack: NDArray[np.int32]) -> PageTable:
+        """With ``live`` counted."""
+        return cls(digest, pack, int(np.count_nonzero(~is_zero(digest))))
+
+    def resized(self, pages: int, spare: PageTable | None) -> PageTable:
+        """A copy, for a buffer of so many pages; in the memory of ``spare``, if that is as long."""
+        if spare is not None and len(spare.pack) == len(self.pack) == pages:
+            np.copyto(spare.digest, self.digest)
+            np.copyto(spare.pack, self.pack)
+            spare.live = self.live
+            return spare
+        kept = min(pages, len(self.pack))
+        digest, pack = empty_table(pages), np.full(pages, -1, np.int32)
+        digest[:kept], pack[:kept] = self.digest[:kept], self.pack[:kept]
+        return PageTable.of(digest, pack)
+
+
+@dataclass(slots=True)
 class DuePages:
     """The pages of one buffer that may have to be written.
 
@@ -46,19 +78,19 @@ class DuePages:
         source: the memory.
         key: of the buffer, in packs.
         due: numbers of the pages, ascending.
-        forced: of each page of the buffer, whether it is written even if it has not changed.
+        forced: of each page of the buffer, whether it is written even if it has not changed; None: no page is.
         zeros: whether pages that are forced and all zeros have to be told of.
-        digest: of each page in the version before; updated by writing.
-        pack: of each page which pack tells of it, -1 for none; updated by writing.
+        table: of the version before; updated by writing.
+        root: the digest of the buffer, once all pages were looked at; None if no digest changed.
     """
 
     source: Source
     key: str
     due: NDArray[np.int64]
-    forced: NDArray[np.bool_]
+    forced: NDArray[np.bool_] | None
     zeros: bool
-    digest: Table
-    pack: NDArray[np.int32]
+    table: PageTable
+    root: Future[bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +157,7 @@ class PackWriter:
         yield header(self._page_size)
         for frame, (codec, stored) in frames:
             builder.add(frame.work.key, frame.page, frame.digest, codec, len(stored))
-            frame.work.pack[frame.page] = number
+            frame.work.table.pack[frame.page] = number
             if stored:
                 plain += len(frame.page) * self._page_size
                 yield stored
@@ -136,23 +168,39 @@ class PackWriter:
 
     def _frames(self, work: list[DuePages], pool: ThreadPoolExecutor) -> Iterator[_Frame]:
         for item in work:
+            changed = False
             for at in range(0, len(item.due), _CHUNK):
-                yield from self._chunk(item, item.due[at : at + _CHUNK], pool)
+                page = item.due[at : at + _CHUNK]
+                rows = item.source.read(page, self._page_size)
+                new = _digests(rows, pool)
+                differs = differ(new, item.table.digest[page])
+                changed = changed or bool(differs.any())
+                yield from _chunk(item, page, rows, new, differs)
+            if changed:
+                item.root = pool.submit(table_digest, item.table.digest)
 
-    def _chunk(self, item: DuePages, page: NDArray[np.int64], pool: ThreadPoolExecutor) -> Iterator[_Frame]:
-        rows = item.source.read(page, self._page_size)
-        new = _digests(rows, pool)
-        zero, forced = is_zero(new), item.forced[page]
-        changed = differ(new, item.digest[page])
-        item.digest[page] = new
-        item.pack[page[forced & zero]] = -1
-        told = page[zero & (changed | forced)] if item.zeros else page[zero & changed]
-        if len(told):
-            yield _Frame(item, told, None, None)
-        kept = np.flatnonzero(~zero & (changed | forced))
-        for at in range(0, len(kept), FRAME_PAGES):
-            some = kept[at : at + FRAME_PAGES]
-            yield _Frame(item, page[some], new[some], rows[some].tobytes())
+
+def _chunk(
+    item: DuePages, page: NDArray[np.int64], rows: Rows, new: Table, differs: NDArray[np.bool_]
+) -> Iterator[_Frame]:
+    """The frames of these pages, less those that have not changed; enters their digests in the table."""
+    table, zero = item.table, is_zero(new)
+    table.live += int(np.count_nonzero(~zero)) - int(np.count_nonzero(~is_zero(table.digest[page])))
+    table.digest[page] = new
+    wanted, told = differs, page[zero & differs]
+    if item.forced is not None:
+        forced = item.forced[page]
+        table.pack[page[forced & zero]] = -1
+        wanted = differs | forced
+        told = page[zero & wanted] if item.zeros else told
+    if len(told):
+        yield _Frame(item, told, None, None)
+    kept = np.flatnonzero(~zero & wanted)
+    if len(kept) < len(rows):
+        rows, page, new = rows[kept], page[kept], new[kept]
+    for at in range(0, len(kept), FRAME_PAGES):
+        some = slice(at, at + FRAME_PAGES)
+        yield _Frame(item, page[some], new[some], rows[some].tobytes())
 
 
 def _digests(rows: Rows, pool: ThreadPoolExecutor) -> Table:
