@@ -7,6 +7,7 @@ import secrets
 
 import pytest
 
+import pagescan
 from tests.conformance.conftest import tracking as tracking
 
 from .s3_server import BUCKET, S3Server
@@ -57,3 +58,10 @@ def url(request, tmp_path):
         "file": f"file://{tmp_path}/a folder",
         "memory": f"memory://{secrets.token_hex(8)}",
     }[request.param]
+
+
+@pytest.fixture
+def store(url):
+    """A new store of each kind."""
+    with pagescan.open_store(url) as store:
+        yield store

@@ -18,12 +18,6 @@ pytestmark = pytest.mark.usefixtures("tracking")
 
 
 @pytest.fixture
-def store(url):
-    with pagescan.open_store(url) as store:
-        yield store
-
-
-@pytest.fixture
 def array():
     array = pagescan.zeros(16 * PAGE, dtype=np.uint8)
     array[:] = np.random.default_rng(7).integers(1, 255, array.nbytes, dtype=np.uint8)

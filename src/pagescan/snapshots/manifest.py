@@ -139,15 +139,21 @@ def manifest_digest(data: bytes) -> str:
     return data[_HEADER.size : _HEADER.size + SIZE].hex()
 
 
-def _plain(value: Any) -> dict[str, Any]:
+#: The fields of each, in order. (To ask dataclasses every time costs more than to write the JSON.)
+_NAMES: dict[type, tuple[str, ...]] = {
+    kind: tuple(item.name for item in dataclasses.fields(kind)) for kind in (Manifest, BufferEntry, PackRef)
+}
+
+
+def _plain(value: Manifest | BufferEntry | PackRef) -> dict[str, Any]:
     """The fields of a dataclass, and of those in its tuples. (dataclasses.asdict copies every value deeply.)"""
-    return {item.name: _listed(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    return {name: _listed(getattr(value, name)) for name in _NAMES[type(value)]}
 
 
 def _listed(value: Any) -> Any:
     if not isinstance(value, tuple):
         return value
-    return [_plain(item) if dataclasses.is_dataclass(item) else item for item in value]
+    return [_plain(item) if isinstance(item, BufferEntry | PackRef) else item for item in value]
 
 
 def _from_json(values: dict[str, Any]) -> Manifest:
@@ -176,7 +182,7 @@ def buffer_entry(values: dict[str, Any]) -> BufferEntry:
 
 
 def _chosen(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    return {item.name: values[item.name] for item in dataclasses.fields(kind)}
+    return {name: values[name] for name in _NAMES[kind]}
 
 
 def dtype_of(entry: BufferEntry) -> np.dtype[Any]:
