@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 
@@ -65,6 +66,7 @@ class Child:
     def end(self) -> None:
         os.close(self._tell)
         os.close(self._answer)
+        os.kill(self.pid, signal.SIGKILL)  # a later child may hold its pipe open
         os.waitpid(self.pid, 0)
 
 
@@ -175,7 +177,7 @@ class TestAChild:
     def test_its_end(self, child_of):
         child = child_of()
         with cow_meter(child.pid) as meter:
-            os.kill(child.pid, 9)
+            os.kill(child.pid, signal.SIGKILL)
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
             with pytest.raises(NoSuchProcess):
                 meter.read()
@@ -228,6 +230,16 @@ class TestAroundAFork:
             child_of()
             write(kept, 0, 5)()
             assert pages(meter.read().unshared, kept) == [5]
+
+    def test_a_second_fork_forgets_nothing(self, array, child_of):
+        with cow_meter() as meter:
+            first = child_of()
+            write(array, 3)()
+            second = child_of()
+            write(array, 3, 9)()
+            assert first.pid != second.pid
+            assert pages(meter.read().unshared, array) == [3, 9]
+            assert pages(meter.read().unshared, array) == []
 
     def test_a_closed_meter_is_left_alone(self, array, child_of):
         meter = cow_meter()

@@ -96,7 +96,8 @@ class CowSample:
         elapsed_ns: nanoseconds since the look before.
         shared: private pages that another process maps as well.
         alone: private pages that this process alone maps.
-        unshared: of these, those that were shared at the look before.
+        unshared: of these, those that were shared at the look before; and those that were un-shared before a fork of
+            this process shared them anew.
         copied: of these, those that this process wrote to; the others were left to it. None where that is not known,
             because frame numbers take CAP_SYS_ADMIN.
         mappings: what was mapped, by address.
@@ -124,7 +125,7 @@ class CowMeter:
 
     A meter of this process goes on in a forked child as the child's own. When this process forks through Python
     (``os.fork``, ``multiprocessing``), what it has in memory just before is what counts as shared. Another process's
-    meter knows what is shared when it looks: make it as soon as the child is there.
+    meter knows what is shared when it looks: make it as soon as the child is there. Not for two threads at a time.
 
     Attributes:
         last: the last look; at first the one at which the meter was made.
@@ -135,6 +136,8 @@ class CowMeter:
     def __init__(self, target: Any = "self"):
         self._target = _target(target)
         self._shared = self._swapped = _Pages.none()
+        #: What earlier forks found un-shared, and copied, since the last look that was asked for.
+        self._carried: list[tuple[Regions, Regions | None]] = []
         self._looked_ns = time.monotonic_ns()
         self.read()
         _meters.add(self)
@@ -148,7 +151,12 @@ class CowMeter:
         now = time.monotonic_ns()
         elapsed, self._looked_ns = now - self._looked_ns, now
         self._shared, self._swapped = found.candidates, found.swapped
-        self.last = CowSample(elapsed, found.shared, found.alone, found.unshared, found.copied, found.mappings)
+        unshared, copied = found.unshared, found.copied
+        for earlier, earlier_copied in self._carried:
+            unshared |= earlier
+            copied = copied | earlier_copied if copied is not None and earlier_copied is not None else None
+        self._carried.clear()
+        self.last = CowSample(elapsed, found.shared, found.alone, unshared, copied, found.mappings)
         return self.last
 
     def _look(self, *, keep_alone: bool = False) -> _Look:
@@ -171,8 +179,8 @@ class CowMeter:
         with contextlib.suppress(PagescanError):
             look = self._look(keep_alone=True)
             kept = Regions.from_pairs(kept_from_children(os.getpid()), page_size=look.page_size)
+            self._carried.append((look.unshared, look.copied))
             self._shared, self._swapped = look.everything.without(kept), look.swapped
-            self._looked_ns = time.monotonic_ns()
 
     def close(self) -> None:
         """Measure no longer. Closing again does nothing."""

@@ -83,7 +83,7 @@ def wrote(func: Callable[..., Any], /, *args: Any, buffers: Buffers = None, **kw
     with other objects are values compared. Writes of other threads meanwhile count as well. If ``func`` raises, its
     error gets a note that says what it had written to.
 
-    The buffers are tracked anew for each call, some 10 ms for each GiB of them.
+    The buffers are tracked anew for each call, which takes tens of milliseconds for each GiB of them.
 
     Raises what ``func`` raises; NotContiguous for an argument that is no single run of bytes; as :func:`track`.
     """
