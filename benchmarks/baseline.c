@@ -84,6 +84,30 @@ int64_t call(int fd, uint64_t start, uint64_t end, uint64_t flags, uint64_t mask
     return count < 0 ? -errno : count;
 }
 
+/* What a mark's restore() does: find what was written to, copy each run back from `saved` (the copy of [start, end)),
+ * protect again; with `compare`, compare each run as well. Returns the number of runs, or -errno. */
+int64_t put_back(int fd, uint64_t start, uint64_t end, uint64_t mask, uint64_t flags, uint64_t protect,
+                 const uint8_t *saved, struct region *vec, uint64_t vec_len, uint64_t room, int compare,
+                 int64_t *elapsed) {
+    int64_t began = now(), count = walk(fd, start, end, flags, mask, mask, vec, vec_len, room / 2);
+    for (int64_t i = 0; i < count; i++)
+        memcpy((void *)vec[i].start, saved + (vec[i].start - start), vec[i].end - vec[i].start);
+    int64_t again = walk(fd, start, end, flags | protect, mask, mask, vec + room / 2, vec_len, room / 2);
+    for (int64_t i = 0; compare && i < count; i++)
+        if (memcmp((void *)vec[i].start, saved + (vec[i].start - start), vec[i].end - vec[i].start))
+            return -EAGAIN;
+    *elapsed = now() - began;
+    return again < 0 ? again : count;
+}
+
+/* The copying alone, of runs that are known. Returns the time that took. */
+int64_t copy_runs(uint64_t start, const uint8_t *saved, const struct region *runs, uint64_t count) {
+    int64_t began = now();
+    for (uint64_t i = 0; i < count; i++)
+        memcpy((void *)runs[i].start, saved + (runs[i].start - start), runs[i].end - runs[i].start);
+    return now() - began;
+}
+
 int open_userfaultfd(void) {
     int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | USER_MODE_ONLY);
     if (fd < 0)

@@ -26,6 +26,8 @@ U64, I64, POINTER = ctypes.c_uint64, ctypes.c_int64, ctypes.c_void_p
 SIGNATURES = {
     "scan": (I64, [ctypes.c_int, *[U64] * 5, POINTER, *[U64] * 3, ctypes.POINTER(I64)]),
     "call": (I64, [ctypes.c_int, *[U64] * 5, POINTER, *[U64] * 2, ctypes.POINTER(I64)]),
+    "put_back": (I64, [ctypes.c_int, *[U64] * 5, POINTER, POINTER, *[U64] * 2, ctypes.c_int, ctypes.POINTER(I64)]),
+    "copy_runs": (I64, [U64, POINTER, POINTER, U64]),
     "open_userfaultfd": (ctypes.c_int, []),
     "register_memory": (ctypes.c_int, [ctypes.c_int, U64, U64]),
     "write_protect": (ctypes.c_int, [ctypes.c_int, U64, U64]),
@@ -109,6 +111,22 @@ class Native:
             vec.ctypes.data, len(vec), repeats, ctypes.byref(elapsed),
         )  # fmt: skip
         return elapsed.value, _checked(count)
+
+    def put_back(
+        self, memory: Memory, saved: NDArray[np.uint8], vec: NDArray[np.void], vec_len: int, *, compare: bool = False
+    ) -> tuple[int, int]:
+        """Find the written pages, copy them back, protect them again; returns (nanoseconds, regions in ``vec``)."""
+        elapsed = I64()
+        count = self._library.put_back(
+            self.pagemap, memory.start, memory.end, WRITTEN, CHECK_WPASYNC, WP_MATCHING,
+            saved.ctypes.data, vec.ctypes.data, vec_len, len(vec), compare, ctypes.byref(elapsed),
+        )  # fmt: skip
+        return elapsed.value, _checked(count)
+
+    def copy_runs(self, memory: Memory, saved: NDArray[np.uint8], runs: NDArray[np.void]) -> int:
+        """Copy these runs back; returns nanoseconds."""
+        elapsed: int = self._library.copy_runs(memory.start, saved.ctypes.data, runs.ctypes.data, len(runs))
+        return elapsed
 
     def write(self, memory: Memory, pages: NDArray[np.uint32]) -> int:
         """Change one byte of each page named (index from the memory's start); returns nanoseconds."""

@@ -22,6 +22,7 @@ import engines
 import hot
 import many
 import pagescan
+import restoring
 import scanning
 import starting
 import storing
@@ -37,6 +38,7 @@ NATIVE: dict[str, tuple[Callable[[Report, Native, Effort], None], float]] = {
     "take": (taking.take, 2.0),
     "rivals": (taking.rivals, 4.0),
     "engines": (engines.take, 2.0),
+    "rollback": (restoring.rollback, 2.0),
     "write": (writing.first_write, 2.0),
     "hot": (hot.hot, 2.0),
     "many": (many.many, 0.5),
@@ -49,6 +51,7 @@ GROUPS = {
     "take": "tracker.take() of 256 MiB, against get + protect in C",
     "rivals": "tracker.take() of 1 GiB, against pagemap file, xxh3, numpy compare, joblib.hash",
     "engines": "tracker.take() of 64 MiB by each engine, against pagemap-scan",
+    "rollback": "mark.restore() of 256 MiB, against copying everything back and against the same in C",
     "write": "the first write to a protected page, against mprotect + SIGSEGV in C",
     "hot": "memory rewritten in every interval, exempted and not, against untracked writes",
     "many": "take() of many buffers, against get + protect of one in C; many trackers",
@@ -62,7 +65,7 @@ GROUPS = {
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.list:
-        print("\n".join(f"{name:<8}{what}" for name, what in GROUPS.items()))
+        print("\n".join(f"{name:<10}{what}" for name, what in GROUPS.items()))
         return 0
     cpu = _pin(options.cpu)
     effort = Effort(seconds=0.2, least=5) if options.quick else Effort()

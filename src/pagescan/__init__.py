@@ -52,6 +52,9 @@ if TYPE_CHECKING:
     from .ranges import Region as Region
     from .ranges import Regions as Regions
     from .recording.reader import Recording as Recording
+    from .rollback import Mark as Mark
+    from .rollback import ProcessMark as ProcessMark
+    from .rollback import mark as mark
     from .scanning.call import pagemap_scan as pagemap_scan
     from .scanning.call import prepare_scan as prepare_scan
     from .scanning.prepared import PreparedScan as PreparedScan
@@ -91,6 +94,7 @@ _HOME = {
     "DataCorrupt": "errors",
     "InvalidArgument": "errors",
     "KernelCannot": "errors",
+    "Mark": "rollback",
     "MissingExtra": "errors",
     "NoProgress": "errors",
     "NoSuchProcess": "errors",
@@ -104,6 +108,7 @@ _HOME = {
     "Prepared": "snapshots.commit",
     "PreparedScan": "scanning.prepared",
     "Process": "process.process",
+    "ProcessMark": "rollback",
     "ProcessTracker": "trackers.process_tracker",
     "Quality": "trackers.written",
     "Query": "query",
@@ -125,6 +130,7 @@ _HOME = {
     "attach": "trackers.process_tracker",
     "cow_meter": "cow",
     "empty": "process.allocate",
+    "mark": "rollback",
     "open_store": "snapshots.store",
     "pagemap_scan": "scanning.call",
     "prepare_scan": "scanning.call",
@@ -150,6 +156,7 @@ __all__ = [
     "DataCorrupt",
     "InvalidArgument",
     "KernelCannot",
+    "Mark",
     "MissingExtra",
     "NoProgress",
     "NoSuchProcess",
@@ -163,6 +170,7 @@ __all__ = [
     "Prepared",
     "PreparedScan",
     "Process",
+    "ProcessMark",
     "ProcessTracker",
     "Quality",
     "Query",
@@ -185,6 +193,7 @@ __all__ = [
     "attach",
     "cow_meter",
     "empty",
+    "mark",
     "open_store",
     "pagemap_scan",
     "prepare_scan",

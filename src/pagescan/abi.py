@@ -332,6 +332,9 @@ class AddressSpace(Protocol):
     def read(self, regions: Any) -> NDArray[np.uint8]:
         """The bytes of the regions, one after another."""
 
+    def write(self, regions: Any, data: Any) -> None:
+        """Write ``data``, as many bytes as the regions hold, over them, one after another."""
+
 
 @runtime_checkable
 class LocatedBuffer(Protocol):

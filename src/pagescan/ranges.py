@@ -227,6 +227,8 @@ class Regions:
         # A page that two regions share is counted with the earlier one.
         first[1:] += first[1:] == last[:-1]
         counts = (last + np.uint64(1) - first).astype(np.int64)
+        if int(counts.sum()) == len(counts) and (not len(counts) or int(counts.min()) == 1):
+            return first * np.uint64(self._page_size)  # isolated pages, as random writes leave them
         offsets = np.cumsum(counts) - counts
         numbers = np.repeat(first - offsets.astype(np.uint64), counts)
         numbers += np.arange(len(numbers), dtype=np.uint64)

@@ -17,7 +17,8 @@ from pagescan.ranges import REGION_DTYPE
 from pagescan.trackers.process_engine import _lost, find_bridges, process_extent
 from pagescan.trackers.registration import HOLES_LIMIT
 
-from .test_process_tracker import PAGE, pages, target, tracked  # noqa: F401 - fixtures
+from .target import PAGE
+from .test_process_tracker import pages, target, tracked  # noqa: F401 - fixtures
 
 
 def mapping(start: int, end: int, perms: str = "rw-p", inode: int = 0, page_size: int = 1) -> Mapping:

@@ -1,6 +1,7 @@
 """Memory by address: reading and writing another process, mapping, advice, and descriptors of processes.
 
-Every function of the C library that pagescan calls is declared here, once. They release the interpreter lock.
+Every function of the C library that pagescan calls is declared here, once. They release the interpreter lock, except
+:func:`compare_memory`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .ioctl import syscall_number
 from .procfs import process_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -85,6 +86,11 @@ _readv = _declare("process_vm_readv", ctypes.c_ssize_t, _I, _P, _L, _P, _L, ctyp
 _writev = _declare("process_vm_writev", ctypes.c_ssize_t, _I, _P, _L, _P, _L, ctypes.c_ulong)
 
 
+# Many short calls in a row: letting go of the interpreter lock for each could cost a time slice for each.
+_memcmp = ctypes.PyDLL(None).memcmp
+_memcmp.restype, _memcmp.argtypes = _I, (_P, _P, _N)
+
+
 def _failure() -> OSError:
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number))
@@ -138,6 +144,11 @@ def protect_memory(address: int, length: int, protection: int) -> None:
 def as_array(address: int, length: int) -> NDArray[np.uint8]:
     """The bytes at ``address`` of this process as an array that shares them; it keeps nothing mapped."""
     return np.ctypeslib.as_array((ctypes.c_uint8 * length).from_address(address))
+
+
+def compare_memory(first: Sequence[int], second: Sequence[int], lengths: Sequence[int]) -> list[bool]:
+    """Whether the bytes at the addresses first[i] and second[i] of this process differ, pair by pair (``memcmp``)."""
+    return list(map(bool, map(_memcmp, first, second, lengths)))
 
 
 def has_gap(start: int, end: int) -> bool:

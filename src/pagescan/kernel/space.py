@@ -161,6 +161,14 @@ class LinuxSpace:
         # A container's filter may forbid process_vm_readv(2) even of oneself; the file says the same.
         return memory.read_own_memory(regions.starts, regions.ends)
 
+    def write(self, regions: Any, data: NDArray[np.uint8]) -> None:
+        """Write the bytes of ``data`` over the regions, one after another. Protection against writing sees it.
+
+        Raises InvalidArgument naming the page that cannot be written (those before it have been); NoSuchProcess;
+        AccessDenied.
+        """
+        memory.write_memory(self.pid, regions.starts, regions.ends, data)
+
     def __repr__(self) -> str:
         return f"<LinuxSpace of {self.label}>"
 

@@ -187,9 +187,19 @@ class Process:
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
-    def write(self, address: int, data: Any) -> None:
-        """Write bytes, as the program would: with page faults. Raises SegmentationFault, BusError or FaultBlocks."""
+    def write(self, where: Any, data: Any) -> None:
+        """``write(address, data)``: write bytes, as the program would: with page faults. ``write(regions, data)``: over
+        the regions, one after another (``process_vm_writev``). Raises SegmentationFault, BusError or FaultBlocks."""
         content = np.frombuffer(data, dtype=np.uint8)
+        if hasattr(where, "starts"):
+            position = 0
+            for start, end in zip(where.starts.tolist(), where.ends.tolist(), strict=True):
+                self._write_at(start, content[position : position + end - start])
+                position += end - start
+        else:
+            self._write_at(int(where), content)
+
+    def _write_at(self, address: int, content: NDArray[np.uint8]) -> None:
         if not len(content):
             return
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 #: What one entry of the second-lowest page table covers, as entries have 8 bytes: 2 MiB for 4 KiB pages, 32 for 16 KiB.
 _HUGE = mmap.PAGESIZE * (mmap.PAGESIZE // 8)
+
+#: MAP_NORESERVE of asm-generic/mman-common.h; Python's mmap has no name for it before 3.13.
+_NORESERVE = 0x4000
 
 
 class OwnPages(mmap.mmap):
@@ -49,6 +53,23 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float64, *, huge: 
 def zeros(shape: int | tuple[int, ...], dtype: DTypeLike = np.float64, *, huge: bool = False) -> NDArray[Any]:
     """:func:`empty`, whose fresh pages hold zeros."""
     return empty(shape, dtype, huge=huge)
+
+
+def reserve(nbytes: int, *, huge: bool = False) -> NDArray[np.uint8]:
+    """Zeros of which few may ever be written to: only those take memory. Page-aligned; not to be handed to users.
+
+    Args:
+        nbytes: length; more than there is memory is no error (but for ``vm.overcommit_memory=2``).
+        huge: let the kernel back it with transparent huge pages where it has them.
+    """
+    options = _private()
+    if options:
+        options["flags"] |= _NORESERVE
+    area = OwnPages(-1, max(nbytes, 1), **options)
+    if huge and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            area.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memoryview(area), np.uint8, nbytes)
 
 
 def _private() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..abi import LocatedBuffer
-from ..errors import CoverageLost
+from ..errors import CoverageLost, InvalidArgument
 from ..ranges import Location, locate
 from .allocate import OwnPages
 from .current import current_space
@@ -82,6 +82,46 @@ class HeldBuffer:
         if self._export is not None:
             self._export.release()
             self._export = None
+
+
+def require_writable(buffer: Any) -> None:
+    """Refuse a buffer into which no contents can be put back: one that is read-only, or holds references.
+
+    Raises InvalidArgument, which says how to mend it; and what :class:`HeldBuffer` raises.
+    """
+    held, kind = HeldBuffer(buffer), type(buffer).__name__
+    try:
+        mapped = [m for m in held.space.mappings() if m.start < held.address + held.nbytes and held.address < m.end]
+    finally:
+        held.release()
+    if isinstance(buffer, np.ndarray) and buffer.dtype.hasobject:
+        raise InvalidArgument(
+            f"an array of dtype {buffer.dtype} holds references to Python objects, whose counts would then be wrong",
+            hint="keep the values in an array of numbers",
+        )
+    if _is_readonly(buffer):
+        is_view = isinstance(buffer, np.ndarray) and buffer.base is not None
+        base = "mark the array it is a view of, or " if is_view else ""
+        raise InvalidArgument(
+            f"the {kind} is read-only, so that nothing can be put back into it",
+            hint=f"{base}make it writable: numpy.array(it) or bytearray(it) copy, an mmap takes access=ACCESS_COPY",
+        )
+    if fixed := [mapping for mapping in mapped if not mapping.writable]:
+        raise InvalidArgument(
+            f"the {kind} lies in {fixed[0]}, which is mapped read-only, so that nothing can be put back into it",
+            hint="map it for writing (mprotect with PROT_WRITE)",
+        )
+
+
+def _is_readonly(buffer: Any) -> bool:
+    if isinstance(buffer, np.ndarray):
+        return not buffer.flags.writeable
+    if isinstance(buffer, LocatedBuffer) or hasattr(buffer, "data_ptr"):
+        return False
+    if hasattr(buffer, "__array_interface__"):
+        return bool(buffer.__array_interface__["data"][1])
+    with memoryview(getattr(buffer, "buf", buffer)) as view:
+        return view.readonly
 
 
 def _owner(buffer: Any) -> Any:

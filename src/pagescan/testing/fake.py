@@ -125,6 +125,12 @@ class FakeSpace:
         parts = [np.frombuffer(self._memory.read(low - start, high - low), np.uint8) for low, high in pairs]
         return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
 
+    def write(self, regions: Any, data: Any) -> None:
+        content, position = np.frombuffer(data, np.uint8), 0
+        for low, high in zip(regions.starts.tolist(), regions.ends.tolist(), strict=True):
+            self._memory.write(low - self._memory.address, content[position : position + high - low].tobytes())
+            position += high - low
+
     def truly_swapped(self, pagemap: Any, suspects: Regions) -> Regions:
         return Regions.empty(page_size=self.page_size)
 

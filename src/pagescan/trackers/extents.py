@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: The longest gap, in pages, that is registered along: passing over it costs at most what another call does.
 BRIDGED_PAGES = 512
+#: Bytes of pages that nobody asked about, up to which one look over them costs less than another call.
+_NEAR = 8 << 20
 #: From so many neighbours on they are looked at together first.
 TOGETHER = 4
 
@@ -84,6 +86,21 @@ class Extents(tuple[Extent, ...]):  # noqa: SLOT001 - what is found out later ne
             elif low < high:
                 clipped = pages.clip(extent.start, extent.end)
                 parts += (replace(extent, start=part.start, end=part.end) for part in clipped)
+        return Extents(parts)
+
+    def near(self, pages: Regions) -> Extents:
+        """The parts of the extents that hold these pages, in few pieces: pages near each other are joined, with those
+        between them; huge pages are whole."""
+        parts: list[Extent] = []
+        for index in self.touched(pages.to_records()) if len(self) > 1 else range(len(self)):
+            extent, unit = self[index], self[index].page_size
+            inside = pages.clip(extent.start, extent.end)
+            if inside:
+                starts, ends = inside.starts, inside.ends
+                far = np.flatnonzero(starts[1:] - ends[:-1] > np.uint64(max(_NEAR, unit))).tolist()
+                for first, last in zip([0, *(at + 1 for at in far)], [*far, len(inside) - 1], strict=True):
+                    low, high = int(starts[first]) // unit * unit, -(-int(ends[last]) // unit) * unit
+                    parts.append(replace(extent, start=low, end=high))
         return Extents(parts)
 
     def pages(self, page_size: int) -> Regions:

@@ -14,6 +14,8 @@ from collections import Counter
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from ..errors import CoverageLost
 from ..process.current import close_in_children
 from ..ranges import Regions
@@ -120,6 +122,17 @@ class Reader:
         """These pages are due again; nothing new was found."""
         self.pending |= written & self.pages
         self.unsure |= unsure
+
+    def forget(self, found: Regions, regions: Regions) -> None:
+        """Leave ``regions`` out of the next answer; what a look ``found`` beside them is due in it."""
+        if found:
+            self.epoch += 1
+        if self.pending:
+            self.pending -= regions
+            self.unsure -= regions
+        # Nearly always the very same runs, and then there is nothing to work out.
+        if not (np.array_equal(found.starts, regions.starts) and np.array_equal(found.ends, regions.ends)):
+            self.told(found - regions)
 
     def lost(self, losses: Sequence[Loss]) -> None:
         """Note that these extents are gone, and ask of them no more."""
@@ -316,6 +329,18 @@ class Hub:
         """These pages are due again in the reader's next answer."""
         with self.lock:
             reader.give_back(written, unsure)
+
+    def forget(self, reader: Reader, regions: Regions) -> None:
+        """Protect these pages again, and leave them out of the reader's next answer; everybody else is told of them.
+
+        A part that is lost is found at the next look.
+        """
+        with self.lock:
+            self.check()
+            findings = self.engine.take(reader.extents.near(regions))
+            if self._often or len(reader.peers) > 1:
+                self._tell(findings, reader)
+            reader.forget(findings.written, regions)
 
     def _tell(self, findings: Findings, asked_by: Reader | None) -> None:
         """Hand what a look found to every other reader. A failed look may have protected pages it did not report, so

@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -141,6 +142,14 @@ class ProcessCursor:
             self._following.give_back(self._reader, written)
             raise
 
+    def forget(self, regions: Regions) -> None:
+        """Protect these pages again and leave them out of the next answer: this reader wrote to them by itself.
+
+        Other readers are told of them as written. The process stands still meanwhile (:meth:`ProcessTracker.frozen`),
+        or what it writes to these pages is forgotten as well.
+        """
+        self._following.forget(self._reader, regions)
+
 
 class ProcessTracker(ProcessCursor):
     """A tracked process; made by :func:`attach` and :func:`spawn`. A context manager.
@@ -159,7 +168,7 @@ class ProcessTracker(ProcessCursor):
         self.pid = space.pid
         self.popen = spawned.popen if spawned else None
         try:
-            super().__init__(_Following(space, _chooser(mappings), hot))
+            super().__init__(_Following(space, chooser(mappings), hot))
         except BaseException:
             space.close()
             raise
@@ -167,6 +176,11 @@ class ProcessTracker(ProcessCursor):
     @property
     def pause_ns(self) -> int:
         return self._following.space.pause_ns
+
+    @property
+    def space(self) -> TracedSpace:
+        """The memory that is tracked; another one after the process has executed a program."""
+        return self._following.space
 
     @property
     def engine(self) -> str:
@@ -251,7 +265,8 @@ class _Following:
         self.space = space
         self._wanted = wanted
         self._lock = threading.RLock()
-        self._readers: list[Reader] = []
+        #: Weakly: a reader lives as long as its cursor.
+        self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self.pages = Regions.empty(page_size=space.page_size)
         self.extents: list[Extent] = []
         self._asked: tuple[Regions, Extents] = self.pages, Extents()
@@ -279,7 +294,7 @@ class _Following:
             reader = Reader(Regions.span(0, (1 << 63), page_size=self.space.page_size), ())
             if self._readers:
                 self._take(None)
-            self._readers.append(reader)
+            self._readers.add(reader)
             return reader
 
     def give_back(self, reader: Reader, written: Written) -> None:
@@ -297,6 +312,15 @@ class _Following:
             raise Closed(f"process {self.space.pid} is no longer tracked", hint="attach to it again")
         if self._ended:
             raise NoSuchProcess(f"process {self.space.pid} has exited", pid=self.space.pid)
+
+    def forget(self, reader: Reader, regions: Regions) -> None:
+        with self._lock:
+            self._check()
+            found = self.engine.take(Extents.of(self.extents).near(regions)).written
+            for other in self._readers:
+                if other is not reader:
+                    other.told(found)
+            reader.forget(found, regions)
 
     def look(self, reader: Reader, *, take: bool) -> Written:
         with self._lock:
@@ -465,7 +489,8 @@ def _parts(mappings: Sequence[Mapping], pages: Regions) -> Iterator[tuple[Mappin
                 yield mapping, part
 
 
-def _chooser(chosen: Chosen) -> Callable[[Mapping], bool]:
+def chooser(chosen: Chosen) -> Callable[[Mapping], bool]:
+    """What ``mappings=`` means, as a function: whether a mapping is chosen."""
     if chosen is None:
         return lambda mapping: True
     if callable(chosen):

@@ -197,6 +197,16 @@ class Cursor:
             self._hub.give_back(self._reader, written, written.exempted)
             raise
 
+    def forget(self, regions: Regions) -> None:
+        """Protect these pages again and leave them out of the next answer: this reader wrote to them by itself.
+
+        For whoever puts contents back (:func:`pagescan.mark` does). Other readers are told of the pages as written.
+        What another thread writes to them before they are protected is forgotten as well: compare afterwards if
+        others may be writing.
+        """
+        self._check()
+        self._hub.forget(self._reader, regions)
+
     def _check(self) -> None:
         coverage = self._coverage
         if coverage.closed:
