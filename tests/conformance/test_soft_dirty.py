@@ -120,3 +120,19 @@ def test_who_else_resets_the_bits_is_noticed():
         assert (written.page_count, written.quality) == (8, Quality.SUPERSET)
         assert tracker.take().page_count == 8
         assert len(tracker.take()) < 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this needs /proc/PID/clear_refs")
+def test_in_a_quiet_process_answers_are_exact_all_the_same():
+    """The reset protects every page of the process, so asking takes faults of its own, which must not count."""
+    array = pagescan.zeros(16 * mmap.PAGESIZE, "uint8")
+    try:
+        tracker = pagescan.track(array, engine="soft-dirty")
+    except KernelCannot as error:
+        pytest.skip(error.message)
+    with tracker:
+        counts = []
+        for page in range(12):
+            array[page * mmap.PAGESIZE] = 5
+            counts.append(tracker.take().page_count)
+    assert sorted(counts)[:10] == [1] * 10, counts

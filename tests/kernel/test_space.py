@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -157,3 +158,15 @@ def test_the_proof_of_tracking_is_made_once(userfaultfd):
     first = LinuxSpace.current().prove_tracking()
     assert (first.works, first.hint) == (True, None)
     assert LinuxSpace.current().prove_tracking() is first
+
+
+def test_faults_of_other_threads_are_counted_and_our_own_are_not():
+    space = LinuxSpace.current()
+    before = space.foreign_faults()
+    own = np.zeros(1 << 22, np.uint8)
+    own[:] = 1
+    assert space.foreign_faults() == before
+    thread = threading.Thread(target=lambda: np.zeros(1 << 22, np.uint8).fill(1))
+    thread.start()
+    thread.join()
+    assert space.foreign_faults() > before

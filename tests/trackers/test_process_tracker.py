@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,7 +175,8 @@ class TestMappingsThatComeAndGo:
 
 def during_the_look(tracker: ProcessTracker, monkeypatch: pytest.MonkeyPatch, event: Callable[[], object]) -> None:
     """Have `event` happen once, in the middle of the next look: before it marks what was given back."""
-    userfaultfd = tracker._following.engine._uffd
+    engine: Any = tracker._following.engine
+    userfaultfd = engine._uffd
     mark, events = userfaultfd.writeprotect, [event]
 
     def late(start: int, length: int, **options: bool) -> None:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from ..ranges import Regions
 
 
+#: How often the faults of this process and of one thread are read anew, until they are of one moment.
+_QUIET_ATTEMPTS = 16
+
+
 class LinuxSpace:
     """The memory of a process: this one, or another by its pid (or the id of one of its threads).
 
@@ -141,8 +145,14 @@ class LinuxSpace:
         """Page faults (minor and major) of all threads so far, but for those of the asking one."""
         if not self.is_self:
             return procfs.read_stat(self.pid).faults
-        everybody, own = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_THREAD)
-        return everybody.ru_minflt + everybody.ru_majflt - own.ru_minflt - own.ru_majflt
+        own = _faults(resource.RUSAGE_THREAD)
+        for _ in range(_QUIET_ATTEMPTS):
+            # Asking may fault by itself (after a reset of the soft-dirty bits every first write does), so this thread's
+            # count has to be the same before and after everybody's.
+            before, everybody, own = own, _faults(resource.RUSAGE_SELF), _faults(resource.RUSAGE_THREAD)
+            if own == before:
+                break
+        return everybody - own
 
     def truly_swapped(self, pagemap: Pagemap, suspects: Regions) -> Regions:
         """Those of the suspects that are really in the swap, and no markers; see :mod:`.swapped`."""
@@ -171,6 +181,11 @@ class LinuxSpace:
 
     def __repr__(self) -> str:
         return f"<LinuxSpace of {self.label}>"
+
+
+def _faults(who: int) -> int:
+    usage = resource.getrusage(who)
+    return usage.ru_minflt + usage.ru_majflt
 
 
 def gap_between(mappings: Sequence[Mapping], start: int, end: int) -> bool:

@@ -245,6 +245,8 @@ class TracedSpace(LinuxSpace):
     """
 
     adopted: list[Adopted]
+    #: Soft-dirty bits are not read and reset in one step, and a running process does not stand still for it.
+    engines: tuple[str, ...] = ("pagemap-scan", "pagemap-read", "compare")
 
     def __init__(self, process: int | Process, *, ready: Adopted | None = None):
         """``ready``: a descriptor already there (from a spawned or a cooperating process), used first.

@@ -149,7 +149,7 @@ def choose(space: AddressSpace, name: str = "auto") -> tuple[str, str]:
     """
     names, forced = candidates(space, name)
     kind = MemoryKind(anonymous=True, shared=False, page_size=space.page_size)
-    return _first(space, names, forced, lambda one: prove_engine(space, one, kind))[:2]
+    return first_that_works(names, forced, lambda one: prove_engine(space, one, kind))
 
 
 def make_engine(space: AddressSpace, name: str) -> Engine:
@@ -201,7 +201,7 @@ def cover(space: AddressSpace, pages: Regions, name: str, what: What, arm: Arm) 
         found.append(Covered(hub, _cover(hub, pages, arm, check), ""))
         return reasons[0]
 
-    _, why = _first(space, names, forced, attempt)
+    _, why = first_that_works(names, forced, attempt)
     return Covered(found[0].hub, found[0].extents, why)
 
 
@@ -213,8 +213,11 @@ def _cover(hub: Hub, pages: Regions, arm: Arm, check: Callable[[Sequence[Extent]
         raise
 
 
-def _first(space: AddressSpace, names: Sequence[str], forced: bool, attempt: Callable[[str], str]) -> tuple[str, str]:
-    """The first engine whose attempt succeeds, and why it is this one."""
+def first_that_works(names: Sequence[str], forced: bool, attempt: Callable[[str], str]) -> tuple[str, str]:
+    """The first engine whose attempt succeeds, and why it is this one: what its attempt returns, and why not a better.
+
+    Raises the first one's error if none does.
+    """
     passed: list[tuple[str, PagescanError]] = []
     for name in names:
         try:

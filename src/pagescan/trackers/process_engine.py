@@ -162,7 +162,9 @@ def process_extent(mapping: Mapping, start: int, end: int, page_size: int) -> Ex
     size, base = mapping.page_size, mapping.start
     low, high = base + (start - base) // size * size, base + -(-(end - base) // size) * size
     private = not mapping.shared
-    return Extent(low, high, size, private=private, sparse=private and size == page_size)
+    return Extent(
+        low, high, size, private=private, sparse=private and size == page_size, anonymous=mapping.private_anonymous
+    )
 
 
 def find_bridges(extents: Sequence[Extent], mappings: Sequence[Mapping]) -> frozenset[tuple[int, int]]:

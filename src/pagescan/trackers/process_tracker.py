@@ -25,8 +25,9 @@ from ..ranges import Region, Regions
 from .base import Findings, Hot
 from .exempting import Exempting, check_hot, hot_reason
 from .extents import Extents
+from .followed import open_engine
 from .hub import Reader
-from .process_engine import ProcessEngine, find_bridges, process_extent
+from .process_engine import find_bridges, process_extent
 from .written import Quality, Written
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ _NEVER = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
 _ROUNDS = 8
 
 
-def attach(target: int | str, *, mappings: Chosen = None, hot: Hot = "protect") -> ProcessTracker:
+def attach(target: int | str, *, mappings: Chosen = None, engine: str = "auto", hot: Hot = "protect") -> ProcessTracker:
     """Track a live process that knows nothing of it: which of its pages are written to from now on.
 
     One of its threads stands still for a fraction of a millisecond (``tracker.pause_ns``), while the process makes a
@@ -60,6 +61,10 @@ def attach(target: int | str, *, mappings: Chosen = None, hot: Hot = "protect") 
         target: a pid; or the path of the Unix socket on which a process called :func:`pagescan.share`.
         mappings: which mappings: a name pattern or several (``"[heap]"``, ``"*.so*"``), or a function of a
             :class:`Mapping`. By default all that can be written to.
+        engine: ``"auto"`` takes ``"pagemap-scan"``; where that cannot be had (a seccomp filter, a debugger, a 32-bit
+            program) ``"compare"``, which does nothing to the process, but reads its memory at each look and keeps a
+            copy of it, or digests. Or one of these, or ``"pagemap-read"``, by name. ``tracker.engine`` and
+            ``tracker.why`` tell.
         hot: ``"exempt"`` leaves memory that is written to in nearly every interval unprotected, as in :func:`track`.
 
     Raises NoSuchProcess, AccessDenied (with the one command that mends it), KernelCannot. All is checked before
@@ -70,10 +75,10 @@ def attach(target: int | str, *, mappings: Chosen = None, hot: Hot = "protect") 
 
     if isinstance(target, str):
         adopted = connect(target)
-        return ProcessTracker(TracedSpace(adopted.pid, ready=adopted), mappings=mappings, hot=hot)
+        return ProcessTracker(TracedSpace(adopted.pid, ready=adopted), mappings=mappings, engine=engine, hot=hot)
     if target == os.getpid():
         raise InvalidArgument("a process does not attach to itself", hint="track buffers: pagescan.track(array)")
-    return ProcessTracker(TracedSpace(target), mappings=mappings, hot=hot)
+    return ProcessTracker(TracedSpace(target), mappings=mappings, engine=engine, hot=hot)
 
 
 def spawn(
@@ -163,12 +168,18 @@ class ProcessTracker(ProcessCursor):
     """
 
     def __init__(
-        self, space: TracedSpace, *, mappings: Chosen = None, hot: Hot = "protect", spawned: Spawned | None = None
+        self,
+        space: TracedSpace,
+        *,
+        mappings: Chosen = None,
+        engine: str = "auto",
+        hot: Hot = "protect",
+        spawned: Spawned | None = None,
     ):
         self.pid = space.pid
         self.popen = spawned.popen if spawned else None
         try:
-            super().__init__(_Following(space, chooser(mappings), hot))
+            super().__init__(_Following(space, chooser(mappings), engine, hot))
         except BaseException:
             space.close()
             raise
@@ -260,7 +271,9 @@ class ProcessTracker(ProcessCursor):
 class _Following:
     """What the readers of one process share: the engine, what is covered, and the lock."""
 
-    def __init__(self, space: TracedSpace, wanted: Callable[[Mapping], bool], hot: Hot = "protect"):
+    def __init__(
+        self, space: TracedSpace, wanted: Callable[[Mapping], bool], engine: str = "auto", hot: Hot = "protect"
+    ):
         check_hot(hot)
         self.space = space
         self._wanted = wanted
@@ -278,11 +291,7 @@ class _Following:
         self._stale = False
         self.closed = False
         self._ended = False
-        proof = space.prove_tracking()
-        if not proof.works:
-            raise KernelCannot(f"{space.label} cannot be tracked: {proof.why}", hint=proof.hint, pid=space.pid)
-        self.engine = ProcessEngine(space)
-        self.why = proof.why
+        self.engine, self.why = open_engine(space, engine)
         try:
             self._cover(self._changes()[1], arm=True)
         except BaseException:
@@ -402,7 +411,7 @@ class _Following:
             space.close()
             raise NoSuchProcess(f"process {self.space.pid} has exited", pid=self.space.pid)
         try:
-            engine = ProcessEngine(space)
+            engine, _ = open_engine(space, self.engine.name)
         except BaseException:
             space.close()
             raise
