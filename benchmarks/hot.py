@@ -1,7 +1,8 @@
 """Memory that is rewritten in every interval, left unprotected (``hot="exempt"``) and protected.
 
 An exempted region is protected again now and then, and costs its faults in that one interval. So what is timed here is
-a whole cycle, from one such probe to the next.
+a whole cycle, from one such probe to the next; by the thread's processor time, as no median over so few cycles would
+leave out what others do on the machine.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def hot(report: Report, native: Native, effort: Effort) -> None:
     """Rewriting everything, with and without exemption; one byte a page; a sparse writer; and the takes themselves."""
     tracked, plain = Memory(SIZE), Memory(SIZE)
     everything = np.arange(tracked.pages, dtype=np.uint32)
-    fills = _fill(tracked), _fill(plain)
+    fills = (lambda: tracked.array.fill(7)), (lambda: plain.array.fill(7))
     bytes_ = (lambda: native.write(tracked, everything)), (lambda: native.write(plain, everything))
     what, untracked = f"rewriting all of {size_name(SIZE)} every interval", "the same writes, untracked"
     with pagescan.track(tracked.array) as tracker:
@@ -71,10 +72,6 @@ def _beside(report: Report, native: Native, effort: Effort, one: Memory, other: 
         report.add("hot", 'take(), everything written, "exempt"', 'the same, "protect"', pairs)
 
 
-def _fill(memory: Memory) -> Callable[[], int]:
-    return timed(lambda: memory.array.fill(7))
-
-
 def _warm(tracker: pagescan.Tracker, write: Callable[[], object]) -> None:
     """Until hot memory is probed as seldom as it ever is, and was probed just now."""
     for _ in range(ANSWERS + sum(interval + 1 for interval in INTERVALS)):
@@ -84,7 +81,7 @@ def _warm(tracker: pagescan.Tracker, write: Callable[[], object]) -> None:
 
 def _cycles(
     tracker: pagescan.Tracker,
-    writes: tuple[Callable[[], int], Callable[[], int]],
+    writes: tuple[Callable[[], object], Callable[[], object]],
     effort: Effort,
     length: int = CYCLE,
 ) -> Pairs:
@@ -95,8 +92,11 @@ def _cycles(
         ours = theirs = 0
         for _ in range(length):
             tracker.take()
-            ours += writes[0]()
-            theirs += writes[1]()
+            began = time.thread_time_ns()
+            writes[0]()
+            between = time.thread_time_ns()
+            writes[1]()
+            ours, theirs = ours + between - began, theirs + time.thread_time_ns() - between
         rounds.append((ours, theirs))
     both = np.array(rounds, np.float64) / length
     return Pairs(both[:, 0], both[:, 1])

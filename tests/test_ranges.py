@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pagescan.errors import InvalidArgument
 from pagescan.query import Category
 from pagescan.ranges import REGION_DTYPE, Region, Regions
-from pagescan.records import MAX_ADDRESS
+from pagescan.records import MAX_ADDRESS, one_after_another
 
 PAGE = 8
 LIMIT = 32
@@ -374,3 +374,11 @@ def test_within_an_array() -> None:
     )
     assert regions.within(array) == [slice(0, 1), slice(1023, 1025), slice(4095, 4096)]
     assert Regions.span(start, start + 1).within(array[:0]) == []
+
+
+def test_records_one_after_another():
+    a, b = Regions([(0, 4096, 1), (8192, 12288, 2)]).to_records(), Regions([(1 << 40, (1 << 40) + 1, 3)]).to_records()
+    joined = one_after_another([a, b[:0], b])
+    assert joined.dtype == REGION_DTYPE
+    assert joined.tolist() == a.tolist() + b.tolist()
+    assert one_after_another([]).tolist() == []

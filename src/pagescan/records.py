@@ -14,6 +14,8 @@ from .errors import InvalidArgument
 from .units import format_range
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
     _Inside = tuple[NDArray[np.bool_], NDArray[np.uint64]]
@@ -94,6 +96,15 @@ def _pieces(
     records = np.empty(int(keep.sum()), REGION_DTYPE)
     records["start"], records["end"], records["categories"] = start[keep], end[keep], categories[keep]
     return join_equal(records)
+
+
+def one_after_another(parts: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
+    """The parts as one array, copied as bytes.
+
+    ``numpy.concatenate`` works out the common type of structures in Python (14 microseconds a part), and copies them
+    field by field.
+    """
+    return np.frombuffer(bytearray().join(parts), REGION_DTYPE)  # type: ignore[arg-type]  # arrays are buffers
 
 
 def unite(layers: list[NDArray[np.void]]) -> NDArray[np.void]:

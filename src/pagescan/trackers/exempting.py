@@ -6,6 +6,7 @@ import numpy as np
 
 from ..errors import InvalidArgument
 from ..ranges import Regions
+from ..records import one_after_another
 from ..units import format_count
 from .base import Engine, Findings, Hot, Loss
 from .extents import Extents
@@ -98,7 +99,7 @@ def _side_by_side(a: Regions, b: Regions) -> Regions:
     """The union of what does not overlap."""
     if not a or not b:
         return a or b
-    records = np.concatenate([a.to_records(), b.to_records()])
+    records = one_after_another([a.to_records(), b.to_records()])
     order = np.argsort(records["start"], kind="stable")
     return Regions.merged(records[order], page_size=a.page_size, unknown=a.unknown)
 

@@ -97,9 +97,9 @@ class HotPages:
         self._probes = np.zeros(count, np.uint8)
         self._due = np.zeros(count, np.int64)
         self._next_due = 0
-        self._candidates = np.zeros(0, np.bool_)
+        self._candidates: NDArray[np.bool_] | None = None
         self._histories: weakref.WeakKeyDictionary[object, _History] = weakref.WeakKeyDictionary()
-        self.exempt = self.unprotected = Regions.empty(page_size=pages.page_size)
+        self.exempt = self.unprotected = self._nothing = Regions.empty(page_size=pages.page_size)
         self.looks = 0
 
     def follow(self, pages: Regions) -> None:
@@ -125,16 +125,16 @@ class HotPages:
     def begin(self) -> None:
         """A look begins."""
         self.looks += 1
-        if self._exempt.any() and self.looks >= self._next_due:
+        if self.exempt and self.looks >= self._next_due:
             self._set(self._exempt & (self._due > self.looks))
 
     def candidates(self, reader: object) -> Regions:
         """What would be exempted if it turned out to be hot in this look of the reader."""
         history = self._histories.get(reader)
         # Enough of the last answers were hot only if one of the last two was.
-        self._candidates = np.zeros(0, np.bool_)
+        self._candidates = None
         if history is None or history.answers < ANSWERS - 1 or history.quiet > ANSWERS - HOT_ANSWERS:
-            return Regions.empty(page_size=self._page_size)
+            return self._nothing
         chosen = _ENOUGH[history.bits << 1 | 1] & ~(self._exempt | self._barred | self._stale)
         for other in self._histories.values():
             if other is not history:
@@ -144,9 +144,10 @@ class HotPages:
 
     def exempt_those_in(self, written: Regions) -> None:
         """Exempt the candidates that this names in full; they have not been protected since they were written to."""
-        if not self._candidates.any():
+        hot = self._blocks_in(written)
+        if hot is None or self._candidates is None:
             return
-        chosen = self._in_runs(self._candidates & self._blocks_in(written))
+        chosen = self._in_runs(self._candidates & hot)
         if chosen.any():
             self._due[chosen] = self.looks + np.array(INTERVALS)[self._probes[chosen]]
             self._probes[chosen] = np.minimum(self._probes[chosen] + 1, len(INTERVALS) - 1)
@@ -154,8 +155,9 @@ class HotPages:
 
     def done(self) -> None:
         """The look is over: everything that is not exempt has been protected."""
-        self.unprotected = self.exempt
-        self._stale[:] = False
+        if self.unprotected is not self.exempt:
+            self.unprotected = self.exempt
+            self._stale[:] = False
 
     def note(self, reader: object, answer: Regions) -> None:
         """What the reader was answered, from all looks since it last asked."""
@@ -164,10 +166,13 @@ class HotPages:
             # Nothing is known of it, so it objects to nothing.
             history = self._histories[reader] = _History(np.full(len(self._starts), 0xFF, np.uint8))
         hot = self._blocks_in(answer)
-        history.bits <<= 1
-        history.bits |= hot
         history.answers += 1
-        history.quiet = 0 if hot.any() else history.quiet + 1
+        history.quiet = history.quiet + 1 if hot is None else 0
+        if history.quiet > ANSWERS:
+            return  # all bits are 0
+        history.bits <<= 1
+        if hot is not None:
+            history.bits |= hot
         if self._probes.any():
             self._probes[~_ENOUGH[history.bits]] = 0
 
@@ -208,15 +213,21 @@ class HotPages:
         long[at] = np.repeat(lengths >= RUN_BLOCKS, lengths)
         return chosen & long
 
-    def _blocks_in(self, regions: Regions) -> NDArray[np.bool_]:
-        """Which blocks lie wholly in the regions."""
+    def _blocks_in(self, regions: Regions) -> NDArray[np.bool_] | None:
+        """Which blocks lie wholly in the regions; None if there is none."""
+        if not regions:
+            return None
         if (regions.ends[:-1] == regions.starts[1:]).any():
             regions = regions.with_categories(_WRITTEN)  # neighbours that differ in categories only
         wide = regions.ends - regions.starts >= self._size
+        if not wide.any():
+            return None
         first = np.searchsorted(self._starts, regions.starts[wide], "left")
         last = np.searchsorted(self._starts, regions.ends[wide] - self._size, "right")
         steps = np.zeros(len(self._starts) + 1, np.int8)
         some = first < last
+        if not some.any():
+            return None
         # The blocks of two regions differ, so no index comes twice.
         steps[first[some]] += 1
         steps[last[some]] -= 1

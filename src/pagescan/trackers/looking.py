@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import CoverageLost, NoSuchProcess, NotWriteProtectable
 from ..query import Category
 from ..ranges import REGION_DTYPE, Regions
+from ..records import one_after_another
 from .base import Findings, Loss
 from .extents import Extents
 
@@ -53,7 +54,7 @@ def look_at_each(
         return Findings(Regions.empty(page_size=page_size), losses)
     if len(parts) == 1:
         return Findings(Regions.trusted(parts[0], page_size=page_size), losses)
-    return Findings(Regions.merged(np.concatenate(parts), page_size=page_size), losses)
+    return Findings(Regions.merged(one_after_another(parts), page_size=page_size), losses)
 
 
 def runs_of(pages: NDArray[np.bool_], start: int, page_size: int, categories: int = 0) -> NDArray[np.void]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..query import Category, Op
 from ..ranges import REGION_DTYPE, Regions
-from ..records import MAX_ADDRESS
+from ..records import MAX_ADDRESS, one_after_another
 from ..scanning.call import prepare_scan
 from ..scanning.walk import WALK_VEC_LEN, walk
 from .base import Arm, Extent, Findings, Loss
@@ -126,7 +126,7 @@ class ProcessEngine(PagemapScanEngine):
     def _outside(self, start: int, end: int, inside: Regions) -> Regions:
         """What was remembered as populated, with [start, end) replaced."""
         parts = (self._populated.clip(0, start), inside, self._populated.clip(end, MAX_ADDRESS))
-        records = np.concatenate([part.to_records() for part in parts])
+        records = one_after_another([part.to_records() for part in parts])
         return Regions.merged(records, page_size=self._space.page_size)
 
     def _regions(self, records: NDArray[np.void]) -> Regions:
