@@ -99,7 +99,8 @@ def parts(item):
     path = item.nodeid.partition("::")[0].split("/") if item else []
     return ["/".join(path[:n]) for n in range(1, len(path) + 1)]
 
-sys.exit(pytest.main(sys.argv[1:], plugins=[Disguise()]))
+# pagescan's own plugin would import pagescan before the disguise.
+sys.exit(pytest.main(["-p", "no:pagescan", *sys.argv[1:]], plugins=[Disguise()]))
 """
 )
 #: Each argument is a command line; prints a list of [exit code, stdout, stderr] as JSON.
