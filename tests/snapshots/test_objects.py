@@ -266,7 +266,7 @@ class TestPrune:
             self.committed(store, array, 1)
             store.prune(keep_last=1)
             entry = contents.manifest.buffers[0]
-            assert np.array_equal(other._array(contents, entry), expected)
+            assert np.array_equal(other.array(contents, entry), expected)
 
     @in_a_folder
     def test_what_a_failed_commit_left_goes_after_the_grace(self, store, array, monkeypatch, aged):

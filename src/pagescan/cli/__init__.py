@@ -37,6 +37,7 @@ COMMANDS = {
     "record": "record:Record",
     "report": "report:ReportCommand",
     "scan": "scan:Scan",
+    "snapshot": "snapshot:Snapshot",
     "top": "top:Top",
 }
 

@@ -18,8 +18,8 @@ def check_free(path: str | os.PathLike[str], *, force: bool) -> None:
         raise _taken(path)
 
 
-def save(path: str | os.PathLike[str], content: bytes, *, force: bool = False) -> None:
-    """Writes the content under a temporary name with mode 0600, then gives it its name.
+def save(path: str | os.PathLike[str], *content: bytes | memoryview, force: bool = False) -> None:
+    """Writes the content, one part after the other, under a temporary name with mode 0600, then gives it its name.
 
     Raises:
         AlreadyExists: the name is taken, and ``force`` is not given.
@@ -38,9 +38,9 @@ def save(path: str | os.PathLike[str], content: bytes, *, force: bool = False) -
         temporary.unlink(missing_ok=True)
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: tuple[bytes | memoryview, ...]) -> None:
     with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-        file.write(content)
+        file.writelines(content)
         file.flush()
         os.fsync(file.fileno())
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import KernelCannot
 from ..process.allocate import reserve
-from ..query import Category
 from ..ranges import Regions
-from ..scanning.walk import scan
+from ..scanning.walk import populated
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -164,12 +163,6 @@ def contents(space: AddressSpace, start: int, end: int) -> Regions:
         with contextlib.suppress(KernelCannot):  # no PAGEMAP_SCAN: an engine that does without
             return populated(space, start, end)
     return Regions.span(start - start % size, -(-end // size) * size, page_size=size)
-
-
-def populated(space: AddressSpace, start: int, end: int) -> Regions:
-    """The pages of [start, end) that are present or swapped out, and not the page of zeros."""
-    about: dict[str, Any] = {"anyof_mask": Category.PRESENT | Category.SWAPPED, "excluded_mask": Category.PFNZERO}
-    return scan(space, start=start, end=end, return_mask=0, **about)
 
 
 def offsets(regions: Regions, base: int) -> tuple[list[int], list[int]]:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Self
 
 from ..errors import Closed, CoverageLost, NoSuchProcess
 from ..ranges import Regions
+from ..scanning.walk import populated
 from ..trackers.process_tracker import Chosen, ProcessTracker, chooser
 from ..trackers.written import Quality
-from .copies import Copy, copy_of, populated
+from .copies import Copy, copy_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -17,7 +17,7 @@ from .call import prepare_scan
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ..abi import Pagemap
+    from ..abi import AddressSpace, Pagemap
     from .prepared import PreparedScan
 
 #: Room for regions in one call of a walk: enough that most ranges take one call (384 KiB of output).
@@ -63,6 +63,13 @@ def scan(
         query = replace(query, required=query.required | int(Category.WPALLOWED))
     with resolve(target, start, end) as where:
         return _scan(where, query, max_pages, check=asks_written and untracked == "error")
+
+
+def populated(space: AddressSpace, start: int, end: int) -> Regions:
+    """The pages of [start, end) that are present or swapped out, and not the page of zeros: of private anonymous
+    memory all that can hold something."""
+    populated = Category.PRESENT | Category.SWAPPED
+    return scan(space, start=start, end=end, anyof_mask=populated, excluded_mask=Category.PFNZERO, return_mask=0)
 
 
 def _scan(where: Target, query: Query, max_pages: int, *, check: bool) -> Regions:

@@ -191,7 +191,7 @@ class Store:
             found = [entry for entry in manifest.buffers if entry.name.startswith(prefix)]
             if part is not None and not found:
                 raise InvalidArgument(f"version {manifest.version} of {name!r} has no part {part!r}")
-            return {entry.name.removeprefix(prefix): self._array(contents, entry) for entry in found}
+            return {entry.name.removeprefix(prefix): self.array(contents, entry) for entry in found}
 
     def _newest(self, name: str) -> int:
         numbers = self.backend.versions(name)
@@ -199,7 +199,8 @@ class Store:
             raise self._missing(name)
         return numbers[-1]
 
-    def _array(self, contents: Contents, entry: BufferEntry) -> NDArray[Any]:
+    def array(self, contents: Contents, entry: BufferEntry) -> NDArray[Any]:
+        """One buffer of a version as a new array. Raises DataCorrupt."""
         pages, page_size = all_pages(contents, entry), contents.manifest.page_size
         # Whole pages, so that the last one fits; memory that holds zeros is never touched.
         memory = np.zeros((len(pages), page_size), np.uint8)
