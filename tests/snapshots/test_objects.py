@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import stat
 import subprocess
 import sys
@@ -214,8 +215,8 @@ class TestReading:
             array.reshape(10, 2, 64 * PAGE)[:, 0] = 0
             requests.begin(None)
             assert series.restore(1) == 10 * 64 * PAGE
-            # The index, and the pages; what was read to check them is still there to be copied.
-            assert sum("/packs/" in line for line in requests.seen) == 2
+            # The index, the pages to check them, and the pages.
+            assert sum("/packs/" in line for line in requests.seen) == 3
             requests.begin(None)
             assert not store.verify().damage
             assert sum("/packs/" in line for line in requests.seen) <= 4
@@ -583,6 +584,25 @@ class TestNetwork:
                 assert len(series.tracker.peek()) == 1
         finally:
             server.kill()
+
+    def test_ctrl_c_ends_waiting_for_a_server_that_does_not_answer(self, tmp_path):
+        code = (
+            "import socket, sys, pagescan\n"
+            "server = socket.create_server(('127.0.0.1', 0))\n"
+            "url = f'http://127.0.0.1:{server.getsockname()[1]}'\n"
+            "print('up', flush=True)\n"
+            "import threading; threading.Thread(target=lambda: (server.accept(), print('asked', flush=True))).start()\n"
+            "try: pagescan.open_store('s3://b/x', endpoint=url, access_key_id='x', secret_access_key='x')\n"
+            "except KeyboardInterrupt: print('interrupted', flush=True)\n"
+        )
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        with child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "up\n"
+            assert child.stdout.readline() == "asked\n"
+            child.send_signal(signal.SIGINT)
+            assert child.stdout.readline() == "interrupted\n"
+            assert child.wait(timeout=20) == 0
 
     def test_refused_access_names_what_to_set(self, s3_server, s3_url, array, monkeypatch):
         place = pagescan.open_store(s3_url).backend

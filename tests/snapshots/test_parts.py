@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import secrets
 import subprocess
 import sys
 
@@ -16,6 +17,8 @@ from pagescan import DataCorrupt, InvalidArgument, Prepared, VersionConflict
 from pagescan.snapshots.base import GRACE_NS
 from pagescan.snapshots.budget import Budget
 
+from .conftest import needs_obstore
+
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 pytestmark = pytest.mark.usefixtures("tracking")
@@ -25,6 +28,20 @@ def filled(value: int, pages: int = 8) -> np.ndarray:
     array = pagescan.zeros(pages * PAGE, dtype=np.uint8)
     array[:] = value
     return array
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("memory", marks=needs_obstore),
+        pytest.param("s3", marks=needs_obstore),
+    ]
+)
+def url(request, tmp_path):
+    """Where a store may be made: of each kind that differs in this."""
+    if request.param == "s3":
+        return request.getfixturevalue("s3_url")
+    return tmp_path / "state.pagescan" if request.param == "sqlite" else f"memory://{secrets.token_hex(8)}"
 
 
 class Rank:
@@ -282,12 +299,9 @@ with pagescan.open_store(url) as store, store.series("s", part=f"rank{rank}", a=
 
 
 class TestProcesses:
-    @pytest.mark.parametrize("kind", ["sqlite", "file", "s3"])
+    @pytest.mark.parametrize("kind", ["sqlite", pytest.param("s3", marks=needs_obstore)])
     def test_processes_make_versions_together(self, kind, request, tmp_path):
         url = request.getfixturevalue("s3_url") if kind == "s3" else str(tmp_path / "state.pagescan")
-        if kind == "file":
-            pytest.importorskip("obstore")
-            url = f"file://{tmp_path}/store"
         workers = [
             subprocess.Popen(
                 [sys.executable, "-c", WORKER, json.dumps(url), str(rank)],

@@ -42,12 +42,14 @@ class Backend(Protocol):
     Attributes:
         url: how messages name it.
         atomic: whether what is put in a :meth:`batch` that fails is taken back. Where it is not, packs may stay.
-        gap: bytes of a pack that are better read and thrown away than left out by a second :meth:`read_pack`.
+        gap: bytes of a pack that are better read and thrown away than left out by a second read.
+        at_once: how many reads :meth:`read_packs` carries out at the same time.
     """
 
     url: str
     atomic: bool
     gap: int
+    at_once: int
 
     def batch(self) -> AbstractContextManager[None]:
         """What is put inside is durable when the block ends. Where the backend can (``atomic``), nobody else writes
@@ -64,6 +66,9 @@ class Backend(Protocol):
 
     def read_pack(self, name: str, offset: int, length: int) -> bytes:
         """Bytes [offset, offset + length) of a pack: fewer if it is shorter. Raises KeyError if there is none."""
+
+    def read_packs(self, wanted: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+        """:meth:`read_pack` of each (name, offset, length), in order; None where there is no such pack."""
 
     def missing_packs(self, names: Iterable[str]) -> set[str]:
         """Those of the names under which there is no pack."""

@@ -106,7 +106,8 @@ def load(backend: Backend, series: str, version: int, prefix: str = "") -> Conte
     wanted = [entry for entry in manifest.buffers if entry.name.startswith(prefix)]
     with blamed(series, version):
         numbers = sorted({number for entry in wanted for number in entry.packs})
-        indexes = {number: read_index(backend, manifest, manifest.packs[number]) for number in numbers}
+        refs = [manifest.packs[number] for number in numbers]
+        indexes = dict(zip(numbers, read_indexes(backend, manifest, refs), strict=True))
         pages = _columns(wanted, manifest.page_size, indexes)
     for entry in wanted:
         with blamed(series, version, entry.name):
@@ -114,12 +115,15 @@ def load(backend: Backend, series: str, version: int, prefix: str = "") -> Conte
     return Contents(manifest, own_digest, indexes, pages)
 
 
-def read_index(backend: Backend, manifest: Manifest, ref: PackRef) -> PackIndex:
-    """The index of a pack. Raises DataCorrupt."""
-    try:
-        data = backend.read_pack(ref.name, ref.size - ref.index, ref.index)
-    except KeyError:
-        raise DataCorrupt(f"its pack {ref.name} is missing") from None
+def read_indexes(backend: Backend, manifest: Manifest, refs: list[PackRef]) -> list[PackIndex]:
+    """The indexes of packs. Raises DataCorrupt."""
+    stored = backend.read_packs([(ref.name, ref.size - ref.index, ref.index) for ref in refs])
+    return [_index(manifest, ref, data) for ref, data in zip(refs, stored, strict=True)]
+
+
+def _index(manifest: Manifest, ref: PackRef, data: bytes | None) -> PackIndex:
+    if data is None:
+        raise DataCorrupt(f"its pack {ref.name} is missing")
     if digest(data).hex() != ref.digest:
         raise DataCorrupt(f"the index of its pack {ref.name} does not match its digest")
     index = PackIndex.from_bytes(data)

@@ -49,6 +49,7 @@ class LocalBackend:
 
     atomic = True
     gap = 0
+    at_once = 1
 
     def __init__(self, path: Path, *, create: bool = True):
         self.path = path
@@ -193,6 +194,15 @@ class LocalBackend:
         if found is None:
             raise KeyError(name)
         return int(found[0])
+
+    def read_packs(self, wanted: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        for each in wanted:
+            try:
+                found.append(self.read_pack(*each))
+            except KeyError:
+                found.append(None)
+        return found
 
     def missing_packs(self, names: Iterable[str]) -> set[str]:
         with self._explained():

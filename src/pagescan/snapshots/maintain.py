@@ -12,7 +12,7 @@ from ..errors import DataCorrupt, InvalidArgument, NoSuchVersion, VersionConflic
 from .ahead import mapped, threads
 from .base import GRACE_NS
 from .codec import Codec, decode
-from .contents import Contents, blamed, load, read_index, read_manifest
+from .contents import Contents, blamed, load, read_indexes, read_manifest
 from .digests import differ, page_digests
 from .packs import HEADER_SIZE, header
 
@@ -318,7 +318,7 @@ def _is_new(target: Backend, name: str, number: int, data: bytes) -> bool:
 
 def _whole(source: Backend, manifest: Manifest, ref: PackRef) -> Iterator[bytes]:
     """The bytes of a pack, frame by frame, each checked before it goes out."""
-    index = read_index(source, manifest, ref)
+    (index,) = read_indexes(source, manifest, [ref])
     health = _examined(source, ref, index)
     if health.why:
         raise DataCorrupt(f"its pack {ref.name}: {next(iter(health.why.values()))}")

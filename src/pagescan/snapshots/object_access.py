@@ -5,29 +5,34 @@ Everything is keyed by a path relative to the place. obstore (extra ``[s3]``) is
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import itertools
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ..errors import AccessDenied, Closed, InvalidArgument, MissingExtra, PagescanError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
     from types import ModuleType
+
+T = TypeVar("T")
 
 #: What a URL may begin with.
 SCHEMES = ("s3", "gs", "az", "file", "memory")
 #: Objects up to this size are put in one request; larger ones in parts of it, several at once.
 _PART = 8 << 20
-_THREADS = 16
+#: Requests at the same time.
+_AT_ONCE = 16
 
 #: ``memory://NAME`` of this process. What is kept there lives as long as the process.
 _memory: dict[str, Any] = {}
@@ -53,6 +58,9 @@ class Item:
 class Place:
     """Objects under one prefix. Not for two threads at a time."""
 
+    #: Whether requests go over a network, and so may take long.
+    remote = True
+
     def __init__(self, url: str, store: Any):
         self.url = url
         self._store: Any = store
@@ -61,31 +69,45 @@ class Place:
     def get(self, key: str) -> bytes:
         """A whole object. Raises KeyError if there is none."""
         with self._explained(), _missing_is_key_error(key):
-            return bytes(self._obstore.get(self._used(), key).bytes())
+            return self._call(lambda store: bytes(self._obstore.get(store, key).bytes()))
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Bytes [start, start + length) of an object, fewer if it is shorter. Raises KeyError if there is none."""
-        if length <= 0:
-            return b""
-        with self._explained(), _missing_is_key_error(key):
-            try:
-                return bytes(self._obstore.get_range(self._used(), key, start=start, length=length))
-            except self._obstore.exceptions.GenericError:
+        (found,) = self.get_ranges([(key, start, length)])
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def get_ranges(self, wanted: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+        """:meth:`get_range` of each (key, start, length), several at once; None where there is no such object."""
+        # obstore refuses to read nothing.
+        some = [(key, {"start": start, "length": max(1, length)}) for key, start, length in wanted]
+        answers = self._call_all("get_range", some)
+        return [self._range(answer, *each) for answer, each in zip(answers, wanted, strict=True)]
+
+    def _range(self, answer: Any, key: str, start: int, length: int) -> bytes | None:
+        if isinstance(answer, FileNotFoundError):
+            return None
+        with self._explained():
+            if isinstance(answer, self._obstore.exceptions.GenericError):
                 # Beyond the end is an error of another text everywhere; the size settles it.
-                if self._obstore.head(self._used(), key)["size"] > start:
-                    raise
+                if self._call(lambda store: self._obstore.head(store, key))["size"] > start:
+                    raise answer
                 return b""
+            if isinstance(answer, BaseException):
+                raise answer
+        return bytes(answer)[:length]
 
     def put(self, key: str, data: bytes) -> None:
         """Make or replace an object, in one step."""
         with self._explained():
-            self._obstore.put(self._used(), key, data, use_multipart=False)
+            self._call(lambda store: self._obstore.put(store, key, data, use_multipart=False))
 
     def create(self, key: str, data: bytes) -> bool:
         """Make an object in one step, unless there is one: then nothing changes, and the answer is False."""
         with self._explained():
             try:
-                self._obstore.put(self._used(), key, data, mode="create", use_multipart=False)
+                self._call(lambda store: self._obstore.put(store, key, data, mode="create", use_multipart=False))
             except self._obstore.exceptions.AlreadyExistsError:
                 return False
             return True
@@ -104,46 +126,34 @@ class Place:
         first = b"".join(_until(stream, _PART))
         with self._explained():
             if size < _PART:
-                self._obstore.put(self._used(), key, first, use_multipart=False)
+                self._call(lambda store: self._obstore.put(store, key, first, use_multipart=False))
             else:
-                self._obstore.put(self._used(), key, itertools.chain([first], stream), chunk_size=_PART)
+                whole = itertools.chain([first], stream)
+                self._call(lambda store: self._obstore.put(store, key, whole, chunk_size=_PART))
         return size
 
     def items(self, folder: str) -> list[Item]:
         """The objects under a folder, in the order of their keys."""
         with self._explained():
-            found = [
-                Item(meta["path"], meta["size"], _nanoseconds(meta["last_modified"]))
-                for metas in self._obstore.list(self._used(), folder)
-                for meta in metas
-            ]
-        return sorted(found, key=lambda item: item.key)
+            found = self._call(lambda store: [meta for metas in self._obstore.list(store, folder) for meta in metas])
+        items = [Item(meta["path"], meta["size"], _nanoseconds(meta["last_modified"])) for meta in found]
+        return sorted(items, key=lambda item: item.key)
 
     def now_ns(self, key: str) -> int:
         """The time by the storage's clock: that of an object that is written for it."""
         self.put(key, b"")
         with self._explained():
-            return _nanoseconds(self._obstore.head(self._used(), key)["last_modified"])
+            return _nanoseconds(self._call(lambda store: self._obstore.head(store, key))["last_modified"])
 
     def folders(self, folder: str) -> list[str]:
         """The names of the folders in a folder."""
         with self._explained():
-            found = self._obstore.list_with_delimiter(self._used(), folder)["common_prefixes"]
+            found = self._call(lambda store: self._obstore.list_with_delimiter(store, folder))["common_prefixes"]
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
 
     def absent(self, keys: Sequence[str]) -> list[str]:
         """Those keys under which there is no object; asks for several at once."""
-        store = self._used()
-
-        def there(key: str) -> bool:
-            try:
-                self._obstore.head(store, key)
-            except FileNotFoundError:
-                return False
-            return True
-
-        with self._explained(), ThreadPoolExecutor(_THREADS, "pagescan-objects") as threads:
-            return [key for key, found in zip(keys, threads.map(there, keys), strict=True) if not found]
+        return self._missing("head", keys)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects; one that is not there is no error."""
@@ -151,15 +161,45 @@ class Place:
             return
         with self._explained():
             try:
-                self._obstore.delete(self._used(), list(keys))
+                self._call(lambda store: self._obstore.delete(store, list(keys)))
             except FileNotFoundError:  # some of them, somewhere among the others: one by one
-                for key in keys:
-                    with contextlib.suppress(FileNotFoundError):
-                        self._obstore.delete(self._used(), key)
+                self._missing("delete", keys)
+
+    def _missing(self, name: str, keys: Sequence[str]) -> list[str]:
+        """A function of obstore's for each key: those that are not there. Raises any other error."""
+        answers = self._call_all(name, [(key, {}) for key in keys])
+        with self._explained():
+            for answer in answers:
+                if isinstance(answer, BaseException) and not isinstance(answer, FileNotFoundError):
+                    raise answer
+        return [key for key, answer in zip(keys, answers, strict=True) if isinstance(answer, FileNotFoundError)]
 
     def close(self) -> None:
         """Let go of it."""
         self._store = None
+
+    def _call(self, function: Callable[[Any], T]) -> T:
+        """``function`` of obstore's store."""
+        store = self._used()
+        return _interruptible(lambda: function(store)) if self.remote else function(store)
+
+    def _call_all(self, name: str, wanted: Sequence[tuple[str, dict[str, int]]]) -> list[Any]:
+        """A function of obstore's for each key and its options, several at once; an error is the answer of its own."""
+        store = self._used()
+        if not self.remote:
+            return [_answer(getattr(self._obstore, name), store, key, options) for key, options in wanted]
+        function = getattr(self._obstore, f"{name}_async")
+
+        async def all_of_them() -> list[Any]:
+            free = asyncio.Semaphore(_AT_ONCE)
+
+            async def one(key: str, options: dict[str, int]) -> Any:
+                async with free:
+                    return await function(store, key, **options)
+
+            return await asyncio.gather(*(one(*each) for each in wanted), return_exceptions=True)
+
+        return _interruptible(lambda: asyncio.run(all_of_them()))
 
     def _used(self) -> Any:
         if self._store is None:
@@ -178,6 +218,8 @@ class Place:
 
 class Folder(Place):
     """A folder of this machine, or of a file system shared by many. What was put is on the disk on return."""
+
+    remote = False
 
     def __init__(self, url: str, path: Path, store: Any):
         super().__init__(url, store)
@@ -241,6 +283,12 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+class Memory(Place):
+    """Memory of this process."""
+
+    remote = False
+
+
 def open_place(url: str, *, create: bool, options: dict[str, Any]) -> Place:
     """The place that a URL names. ``create``: make the folder of a ``file://`` one.
 
@@ -288,7 +336,7 @@ def _in_memory(url: str) -> Place:
     name = url.partition("://")[2].strip("/")
     make = _import_obstore().store.MemoryStore
     # Without a name nobody else could want it.
-    return Place(url, make() if not name else _memory.setdefault(name, make()))
+    return Memory(url, make() if not name else _memory.setdefault(name, make()))
 
 
 def _with_http(options: dict[str, Any]) -> dict[str, Any]:
@@ -297,6 +345,31 @@ def _with_http(options: dict[str, Any]) -> dict[str, Any]:
     if not str(endpoint).startswith("http://"):
         return options
     return {**options, "client_options": {"allow_http": True, **options.get("client_options", {})}}
+
+
+def _interruptible(function: Callable[[], T]) -> T:
+    """The answer of a function that may wait for minutes without looking for Ctrl-C: so another thread waits."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(function())
+        except BaseException as error:  # noqa: BLE001  # the caller raises it
+            answer.set_exception(error)
+
+    # Not of a pool: the interpreter would wait for that one when it ends.
+    threading.Thread(target=run, name="pagescan-objects", daemon=True).start()
+    while not answer.done():
+        # Again and again: a signal that comes just before the wait begins would be seen at its end only.
+        wait([answer], timeout=0.5)
+    return answer.result()
+
+
+def _answer(function: Callable[..., Any], store: Any, key: str, options: dict[str, int]) -> Any:
+    try:
+        return function(store, key, **options)
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is the answer
+        return error
 
 
 def _import_obstore() -> ModuleType:

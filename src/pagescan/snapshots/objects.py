@@ -52,6 +52,7 @@ class ObjectBackend:
 
     atomic = False
     gap = 512 << 10  # what arrives in the time that one more request takes
+    at_once = 4
 
     def __init__(self, url: str, *, create: bool = True, options: dict[str, Any] | None = None):
         self.url = url
@@ -90,6 +91,9 @@ class ObjectBackend:
             self._read = _Range(name, offset, offset + len(self._data))
         self._ended = wanted.end
         return self._data[offset - self._read.start : wanted.end - self._read.start]
+
+    def read_packs(self, wanted: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
+        return self._place.get_ranges([(f"{_PACKS}/{name}", offset, length) for name, offset, length in wanted])
 
     def missing_packs(self, names: Iterable[str]) -> set[str]:
         return {_last(key) for key in self._place.absent([f"{_PACKS}/{name}" for name in names])}

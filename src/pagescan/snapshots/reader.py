@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -111,17 +112,18 @@ def _pieces(frames: Iterator[_Frame], gap: int) -> Iterator[list[_Frame]]:
 
 def _stored(backend: Backend, contents: Contents, frames: Iterator[_Frame]) -> Iterator[tuple[_Frame, bytes]]:
     """Each frame with its stored bytes."""
-    for piece in _pieces(frames, backend.gap):
-        ref = contents.manifest.packs[piece[0].pack]
-        start, end = piece[0].offset, piece[-1].offset + piece[-1].length
-        try:
-            data = backend.read_pack(ref.name, start, end - start)
-        except KeyError:
-            raise DataCorrupt(f"its pack {ref.name} is missing") from None
-        if len(data) != end - start:
-            raise DataCorrupt(f"its pack {ref.name} is cut off")
-        for frame in piece:
-            yield frame, data[frame.offset - start : frame.offset - start + frame.length]
+    pieces = _pieces(frames, backend.gap)
+    while some := list(itertools.islice(pieces, backend.at_once)):
+        names = [contents.manifest.packs[piece[0].pack].name for piece in some]
+        spans = [(piece[0].offset, piece[-1].offset + piece[-1].length) for piece in some]
+        stored = backend.read_packs([(name, at, end - at) for name, (at, end) in zip(names, spans, strict=True)])
+        for piece, name, (at, end), data in zip(some, names, spans, stored, strict=True):
+            if data is None:
+                raise DataCorrupt(f"its pack {name} is missing")
+            if len(data) != end - at:
+                raise DataCorrupt(f"its pack {name} is cut off")
+            for frame in piece:
+                yield frame, data[frame.offset - at : frame.offset - at + frame.length]
 
 
 def all_pages(contents: Contents, entry: BufferEntry) -> NDArray[np.int64]:
