@@ -45,6 +45,7 @@ PUBLIC = [
     "DataCorrupt",
     "InvalidArgument",
     "KernelCannot",
+    "MappingQuality",
     "Mark",
     "MissingExtra",
     "NoProgress",

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from .snapshots.store import open_store as open_store
     from .snapshots.version import Version as Version
     from .trackers.changed import Changed as Changed
+    from .trackers.mapping_quality import MappingQuality as MappingQuality
     from .trackers.process_tracker import ProcessTracker as ProcessTracker
     from .trackers.process_tracker import attach as attach
     from .trackers.process_tracker import spawn as spawn
@@ -94,6 +95,7 @@ _HOME = {
     "DataCorrupt": "errors",
     "InvalidArgument": "errors",
     "KernelCannot": "errors",
+    "MappingQuality": "trackers.mapping_quality",
     "Mark": "rollback",
     "MissingExtra": "errors",
     "NoProgress": "errors",
@@ -156,6 +158,7 @@ __all__ = [
     "DataCorrupt",
     "InvalidArgument",
     "KernelCannot",
+    "MappingQuality",
     "Mark",
     "MissingExtra",
     "NoProgress",

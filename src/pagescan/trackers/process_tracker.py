@@ -1,34 +1,18 @@
-"""Another process tracked from outside: what it has mapped changes, and the tracker follows.
-
-Each look begins with the difference between what the process has mapped now and what is covered. New mappings are
-registered and reported with all they hold (whatever is in them was written since the last look); those that are gone
-are forgotten; one that was replaced at the same address answers EPERM, and is treated as new. So nothing is lost
-between two looks, whatever the process does to its address space.
-"""
+"""Another process tracked from outside: :func:`attach`, :func:`spawn`, and what they give."""
 
 from __future__ import annotations
 
 import contextlib
 import fnmatch
 import os
-import signal
-import threading
-import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import AccessDenied, Closed, InvalidArgument, KernelCannot, NoSuchProcess, PagescanError
-from ..query import Category
-from ..ranges import Region, Regions
-from .base import Findings, Hot
-from .exempting import Exempting, check_hot, hot_reason
-from .extents import Extents
-from .followed import open_engine
-from .hub import Reader
-from .process_engine import find_bridges, process_extent
-from .written import Quality, Written
+from ..errors import InvalidArgument, NoSuchProcess
+from .family import Family
+from .following import Following
+from .mapping_quality import MappingQuality, judge_mappings
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,18 +23,24 @@ if TYPE_CHECKING:
     from ..abi import Mapping
     from ..process.attach import TracedSpace
     from ..process.spawn import Spawned
-    from .base import Extent
+    from ..ranges import Regions
+    from .base import Hot
     from .changed import Changed
+    from .written import Written
 
 #: What ``mappings=`` may be: name patterns, a function, or nothing for every mapping that can be written to.
 Chosen = str | Iterable[str] | Callable[["Mapping"], bool] | None
 
-_NEVER = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
-#: Looks that may each meet a mapping replaced since the one before; a process cannot do that for ever by chance.
-_ROUNDS = 8
 
-
-def attach(target: int | str, *, mappings: Chosen = None, engine: str = "auto", hot: Hot = "protect") -> ProcessTracker:
+def attach(
+    target: int | str,
+    *,
+    mappings: Chosen = None,
+    engine: str = "auto",
+    hot: Hot = "protect",
+    freeze: bool = False,
+    follow_forks: bool = False,
+) -> ProcessTracker:
     """Track a live process that knows nothing of it: which of its pages are written to from now on.
 
     One of its threads stands still for a fraction of a millisecond (``tracker.pause_ns``), while the process makes a
@@ -66,6 +56,10 @@ def attach(target: int | str, *, mappings: Chosen = None, engine: str = "auto", 
             copy of it, or digests. Or one of these, or ``"pagemap-read"``, by name. ``tracker.engine`` and
             ``tracker.why`` tell.
         hot: ``"exempt"`` leaves memory that is written to in nearly every interval unprotected, as in :func:`track`.
+        freeze: hold the process still during each ``take``, ``peek`` and ``read``, and during the whole body of
+            ``taking``, so that what is read is of one moment. See :meth:`ProcessTracker.frozen`.
+        follow_forks: track its descendants as well, each by a tracker of its own: ``tracker.children`` and
+            ``tracker.take_all()``. They are looked for when something is taken; one that is new is named in full.
 
     Raises NoSuchProcess, AccessDenied (with the one command that mends it), KernelCannot. All is checked before
     anything is touched.
@@ -75,10 +69,12 @@ def attach(target: int | str, *, mappings: Chosen = None, engine: str = "auto", 
 
     if isinstance(target, str):
         adopted = connect(target)
-        return ProcessTracker(TracedSpace(adopted.pid, ready=adopted), mappings=mappings, engine=engine, hot=hot)
-    if target == os.getpid():
+        space = TracedSpace(adopted.pid, ready=adopted)
+    elif target == os.getpid():
         raise InvalidArgument("a process does not attach to itself", hint="track buffers: pagescan.track(array)")
-    return ProcessTracker(TracedSpace(target), mappings=mappings, engine=engine, hot=hot)
+    else:
+        space = TracedSpace(target)
+    return ProcessTracker(space, mappings=mappings, engine=engine, hot=hot, freeze=freeze, follow_forks=follow_forks)
 
 
 def spawn(
@@ -88,20 +84,24 @@ def spawn(
     cwd: str | os.PathLike[str] | None = None,
     mappings: Chosen = None,
     hot: Hot = "protect",
+    freeze: bool = False,
+    follow_forks: bool = False,
     stdin: Any = None,
     stdout: Any = None,
     stderr: Any = None,
 ) -> ProcessTracker:
     """Start a program tracked from before its first instruction; ``tracker.popen`` is the process.
 
-    Arguments as for :class:`subprocess.Popen`; errors as :func:`attach`, and InvalidArgument for a program that
-    cannot be executed.
+    Arguments as for :class:`subprocess.Popen` and for :func:`attach`; errors as :func:`attach`, and InvalidArgument for
+    a program that cannot be executed.
     """
     from ..process.spawn import spawn_stopped
 
     started = spawn_stopped(argv, env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr)
     try:
-        tracker = ProcessTracker(started.space, mappings=mappings, hot=hot, spawned=started)
+        tracker = ProcessTracker(
+            started.space, mappings=mappings, hot=hot, spawned=started, freeze=freeze, follow_forks=follow_forks
+        )
         started.start()
     except BaseException:
         started.kill()
@@ -112,8 +112,9 @@ def spawn(
 class ProcessCursor:
     """A reader of a tracked process with its own "since I last asked"; made by :meth:`ProcessTracker.cursor`."""
 
-    def __init__(self, following: _Following):
+    def __init__(self, following: Following, still: Callable[[], AbstractContextManager[object]]):
         self._following = following
+        self._still = still
         self._reader = following.new_reader()
 
     def take(self) -> Written:
@@ -122,11 +123,13 @@ class ProcessCursor:
         Mappings that are new are reported with all they hold. After the process has exited one last answer has what
         was known (quality LOST); then NoSuchProcess.
         """
-        return self._following.look(self._reader, take=True)
+        with self._still():
+            return self._following.look(self._reader, take=True)
 
     def peek(self) -> Written:
         """What :meth:`take` would answer of the mappings covered so far; nothing changes."""
-        return self._following.look(self._reader, take=False)
+        with self._still():
+            return self._following.look(self._reader, take=False)
 
     def changed(self) -> Changed:
         """Whether anything was written to since this reader last took, and a key that is equal to an earlier one of
@@ -140,12 +143,13 @@ class ProcessCursor:
     @contextlib.contextmanager
     def taking(self) -> Iterator[Written]:
         """:meth:`take` as a transaction: if the body raises, these pages are due again in the next answer."""
-        written = self.take()
-        try:
-            yield written
-        except BaseException:
-            self._following.give_back(self._reader, written)
-            raise
+        with self._still():
+            written = self.take()
+            try:
+                yield written
+            except BaseException:
+                self._following.give_back(self._reader, written)
+                raise
 
     def forget(self, regions: Regions) -> None:
         """Protect these pages again and leave them out of the next answer: this reader wrote to them by itself.
@@ -165,6 +169,8 @@ class ProcessTracker(ProcessCursor):
         popen: the process as :mod:`subprocess` knows it, if it was spawned.
         engine, why: which engine answers, and why.
         untracked: mappings that could be written to but cannot be tracked, with the reason.
+        children: with ``follow_forks``, the trackers of its descendants, as of the last look.
+        refused: with ``follow_forks``, the pids of descendants that cannot be tracked, with the reason.
     """
 
     def __init__(
@@ -175,14 +181,28 @@ class ProcessTracker(ProcessCursor):
         engine: str = "auto",
         hot: Hot = "protect",
         spawned: Spawned | None = None,
+        freeze: bool = False,
+        follow_forks: bool = False,
+        forked: bool = False,
     ):
+        """``forked``: nothing is known of its memory so far, so the first answer names all that it holds."""
+        from ..process.attach import TracedSpace
+        from ..process.freeze import Freezer
+
         self.pid = space.pid
         self.popen = spawned.popen if spawned else None
+        self._freezer = Freezer(space.pid)
+        self._family: Family | None = None
         try:
-            super().__init__(_Following(space, chooser(mappings), engine, hot))
+            following = Following(space, chooser(mappings), engine, hot, arm=not forked)
+            super().__init__(following, self._held if freeze else contextlib.nullcontext)
         except BaseException:
             space.close()
             raise
+        if follow_forks:
+            how: dict[str, Any] = {"mappings": mappings, "engine": engine, "hot": hot, "freeze": freeze}
+            self._family = Family(self.pid, lambda pid: ProcessTracker(TracedSpace(pid), forked=True, **how))
+            self._family.look()
 
     @property
     def pause_ns(self) -> int:
@@ -216,42 +236,83 @@ class ProcessTracker(ProcessCursor):
 
     def cursor(self) -> ProcessCursor:
         """An independent reader, from now on."""
-        return ProcessCursor(self._following)
+        return ProcessCursor(self._following, self._still)
 
     def mappings(self) -> Sequence[Mapping]:
         """The mappings of the process now, by address."""
         return self._following.space.mappings()
 
-    def read(self, regions: Regions) -> NDArray[np.uint8]:
-        """The bytes of the regions now, one after another. For contents of one moment see :meth:`frozen`."""
-        return self._following.space.read(regions)
+    def qualities(self) -> list[MappingQuality]:
+        """How good answers about each mapping can be, and why; also those that are not tracked. By address.
 
-    @contextlib.contextmanager
-    def frozen(self, timeout: float = 2.0) -> Iterator[None]:
-        """The process stands still (SIGSTOP) while the body runs, and goes on afterwards whatever happens in it.
-
-        A process that was stopped already stays so. Raises KernelCannot if it does not stop within ``timeout`` seconds.
+        Reads ``/proc/PID/smaps``, for which the kernel walks all page tables: some milliseconds for each GiB in use.
         """
         from ..kernel import procfs
 
-        if procfs.read_stat(self.pid).state in "Tt":
-            yield
-            return
-        _signal(self.pid, signal.SIGSTOP)
+        return judge_mappings(procfs.list_smaps(self.pid), self.pages, self.untracked)
+
+    def read(self, regions: Regions) -> NDArray[np.uint8]:
+        """The bytes of the regions now, one after another. For contents of one moment see :meth:`frozen`."""
+        with self._still():
+            return self._following.space.read(regions)
+
+    # Descendants ----------------------------------------------------------------------------------------------------
+
+    @property
+    def children(self) -> list[ProcessTracker]:
+        return list(self._family.trackers.values()) if self._family else []
+
+    @property
+    def refused(self) -> dict[int, str]:
+        return dict(self._family.refused) if self._family else {}
+
+    def take(self) -> Written:
+        """:meth:`ProcessCursor.take` of this process; with ``follow_forks`` new descendants are looked for first."""
+        if self._family:
+            self._family.look()
+        return super().take()
+
+    def take_all(self) -> dict[int, Written]:
+        """:meth:`take` of this process and of each descendant that is followed, by pid.
+
+        Addresses mean another memory in each, so the answers are not merged. A descendant that is new is named in full,
+        with quality SUPERSET; one that has exited gives its last answer (LOST), and is followed no longer. Raises
+        NoSuchProcess once all have exited.
+        """
         try:
-            deadline = time.monotonic() + timeout
-            while not _all_stopped(self.pid):
-                if time.monotonic() > deadline:
-                    raise KernelCannot(f"process {self.pid} did not stop within {timeout} s", pid=self.pid)
-                time.sleep(0.0002)
-            yield
-        finally:
+            answers = {self.pid: self.take()}
+        except NoSuchProcess:
+            if not self.children:
+                raise
+            answers = {}
+        return answers | (self._family.take() if self._family else {})
+
+    # Standing still -------------------------------------------------------------------------------------------------
+
+    def frozen(self, timeout: float = 2.0) -> AbstractContextManager[None]:
+        """A block during which the process stands still; it goes on afterwards whatever happens in it.
+
+        By its control group where that holds this process alone and may be frozen (nobody is told of it), else by
+        SIGSTOP and SIGCONT. If this process is killed meanwhile, a guardian process lets it go on. One that was stopped
+        already stays so. Raises KernelCannot if it does not stand still within ``timeout`` seconds.
+        """
+        return self._freezer.frozen(timeout)
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """As :meth:`frozen`, also where there is nobody left to freeze."""
+        self._following.catch_up()  # a frozen process cannot be attached to again
+        with contextlib.ExitStack() as stack:
             with contextlib.suppress(NoSuchProcess):
-                _signal(self.pid, signal.SIGCONT)
+                stack.enter_context(self.frozen())
+            yield
 
     def detach(self) -> None:
         """Stop tracking; the process goes on. Unprotecting its memory takes the kernel some 9 ms for each GiB."""
+        if self._family:
+            self._family.close()
         self._following.close()
+        self._freezer.close()
 
     close = detach
 
@@ -268,236 +329,6 @@ class ProcessTracker(ProcessCursor):
         return f"<ProcessTracker of process {self.pid}: {state}>"
 
 
-class _Following:
-    """What the readers of one process share: the engine, what is covered, and the lock."""
-
-    def __init__(
-        self, space: TracedSpace, wanted: Callable[[Mapping], bool], engine: str = "auto", hot: Hot = "protect"
-    ):
-        check_hot(hot)
-        self.space = space
-        self._wanted = wanted
-        self._lock = threading.RLock()
-        #: Weakly: a reader lives as long as its cursor.
-        self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
-        self.pages = Regions.empty(page_size=space.page_size)
-        self.extents: list[Extent] = []
-        self._asked: tuple[Regions, Extents] = self.pages, Extents()
-        self._exempting = Exempting(Extents(), space.page_size) if hot == "exempt" else None
-        self.untracked: dict[tuple[int, int], tuple[Mapping, str]] = {}
-        #: What was mapped at the last look; the space gives the same object again as long as that is unchanged.
-        self._now: Sequence[Mapping] = ()
-        #: Something was forgotten since.
-        self._stale = False
-        self.closed = False
-        self._ended = False
-        self.engine, self.why = open_engine(space, engine)
-        try:
-            self._cover(self._changes()[1], arm=True)
-        except BaseException:
-            self.engine.close()
-            raise
-
-    def new_reader(self) -> Reader:
-        with self._lock:
-            reader = Reader(Regions.span(0, (1 << 63), page_size=self.space.page_size), ())
-            if self._readers:
-                self._take(None)
-            self._readers.add(reader)
-            return reader
-
-    def give_back(self, reader: Reader, written: Written) -> None:
-        with self._lock:
-            reader.give_back(written, written.exempted)
-
-    def changed(self, reader: Reader) -> Changed:
-        with self._lock:
-            self._check()
-            self._take(None)  # so that all of it is pending, also of this reader
-            return reader.changed()
-
-    def _check(self) -> None:
-        if self.closed:
-            raise Closed(f"process {self.space.pid} is no longer tracked", hint="attach to it again")
-        if self._ended:
-            raise NoSuchProcess(f"process {self.space.pid} has exited", pid=self.space.pid)
-
-    def forget(self, reader: Reader, regions: Regions) -> None:
-        with self._lock:
-            self._check()
-            found = self.engine.take(Extents.of(self.extents).near(regions)).written
-            for other in self._readers:
-                if other is not reader:
-                    other.told(found)
-            reader.forget(found, regions)
-
-    def look(self, reader: Reader, *, take: bool) -> Written:
-        with self._lock:
-            self._check()
-            try:
-                due = reader.found(self._take(reader)) if take else reader.due(self._peek())
-            except NoSuchProcess as error:
-                return self._last_answer(reader, error)
-            written = due.written.with_categories(Category.WRITTEN)
-            if take and self._exempting is not None:
-                self._exempting.note(reader, written)
-            exempted = written & due.unsure
-            quality = self._quality(due.written, exempted)  # which its categories may tell
-            return Written.of(written, self.pages, *quality, exempted)
-
-    def _quality(self, written: Regions, exempted: Regions) -> tuple[Quality, str]:
-        caveat = self.engine.caveat(written, self.extents) if written else ""
-        reasons = "; ".join(reason for reason in (caveat, hot_reason(exempted)) if reason)
-        return (Quality.SUPERSET, reasons) if reasons else (Quality.EXACT, "")
-
-    def _last_answer(self, reader: Reader, error: PagescanError) -> Written:
-        # Without its memory it is exiting, also where it is not gone yet; after an exec the new memory was found.
-        self._ended = not (self.space.is_alive() and self.space.holds())
-        if not self._ended:
-            raise error
-        return Written.of(reader.pending, self.pages, Quality.LOST, "the process has exited; its memory is gone")
-
-    def _covered(self) -> Extents:
-        """The extents, as one value for as long as nothing changes."""
-        if self._asked[0] is not self.pages:
-            self._asked = self.pages, Extents(self.extents)
-            if self._exempting is not None:
-                self._exempting.follow(self._asked[1])
-        return self._asked[1]
-
-    def _peek(self) -> Findings:
-        extents = self._covered()
-        return self._exempting.peek(self.engine, extents) if self._exempting else self.engine.peek(extents)
-
-    def _look(self, reader: Reader | None) -> Findings:
-        extents = self._covered()
-        if self._exempting is None:
-            return self.engine.take(extents)
-        return self._exempting.take(self.engine, extents, reader or self)
-
-    def _take(self, reader: Reader | None) -> Findings:
-        """Everything written since the last look of anybody; told to every reader but ``reader``."""
-        found = unsure = Regions.empty(page_size=self.space.page_size)
-        if not self.space.holds():
-            self._follow_exec()
-        try:
-            for _ in range(_ROUNDS):
-                gone, new = self._changes()
-                self._forget(gone)
-                findings = self._look(reader)
-                found |= findings.written
-                unsure |= findings.unsure or unsure
-                for loss in findings.losses:
-                    self._forget(Regions.span(loss.extent.start, loss.extent.end, page_size=self.space.page_size))
-                found |= self._cover(new)
-                if not findings.losses:
-                    break
-        except NoSuchProcess:
-            # It has exited meanwhile; what was found belongs to everybody's last answer.
-            for other in self._readers:
-                other.told(found, unsure)
-            raise
-        for other in self._readers:
-            if other is not reader:
-                other.told(found, unsure)
-        return Findings(found, unsure=unsure)
-
-    def _follow_exec(self) -> None:
-        """The process has executed another program, whose memory is all new; or has exited (NoSuchProcess)."""
-        from ..process.attach import TracedSpace
-
-        space = TracedSpace(self.space.pid)
-        if space.start_time != self.space.start_time:
-            space.close()
-            raise NoSuchProcess(f"process {self.space.pid} has exited", pid=self.space.pid)
-        try:
-            engine, _ = open_engine(space, self.engine.name)
-        except BaseException:
-            space.close()
-            raise
-        space.adopted[:0] = self.space.adopted
-        self.engine.close()
-        self.space.close()
-        self.engine, self.space = engine, space
-        self.pages, self.extents = Regions.empty(page_size=space.page_size), []
-        self._stale = True
-        self.untracked.clear()
-        for reader in self._readers:
-            reader.pending = reader.unsure = Regions.empty(page_size=space.page_size)
-            reader.epoch += 1
-
-    def _changes(self) -> tuple[Regions, Regions]:
-        """What is covered and no longer mapped (or wanted), and what is mapped, wanted and not covered."""
-        size = self.space.page_size
-        now = self.space.mappings()
-        if now is self._now and not self._stale:
-            return Regions.empty(page_size=size), Regions.empty(page_size=size)
-        self._now, self._stale = now, False
-        wanted = ((m.start, m.end) for m in now if m.writable and m.name not in _NEVER and self._wanted(m))
-        mapped = Regions.from_pairs(wanted, page_size=size)
-        refused = Regions.from_pairs(self.untracked, page_size=size)
-        self.engine.bridges = find_bridges(self.extents, now)
-        return self.pages - mapped, mapped - self.pages - refused
-
-    def _cover(self, pages: Regions, *, arm: bool = False) -> Regions:
-        """Cover these pages, mapping by mapping; returns all that they hold, unless they are armed first."""
-        covered = [extent for mapping, part in _parts(self._now, pages) if (extent := self._cover_one(mapping, part))]
-        self.extents = sorted([*self.extents, *covered], key=lambda extent: extent.start)
-        self.pages |= Regions.from_pairs(((e.start, e.end) for e in covered), page_size=self.space.page_size)
-        self.engine.bridges = find_bridges(self.extents, self._now) if covered else self.engine.bridges
-        if arm:
-            self.engine.arm(covered, "scan")
-            return Regions.empty(page_size=self.space.page_size)
-        findings = self.engine.take(covered)
-        for loss in findings.losses:  # unmapped again already
-            self._forget(Regions.span(loss.extent.start, loss.extent.end, page_size=self.space.page_size))
-        return findings.written
-
-    def _cover_one(self, mapping: Mapping, part: Region) -> Extent | None:
-        """Register a part of a mapping; what cannot be is noted with the reason."""
-        extent = process_extent(mapping, part.start, part.end, self.space.page_size)
-        try:
-            self.engine.cover([extent])
-        except NoSuchProcess:
-            raise
-        except (PagescanError, OSError) as error:
-            said = error.message if isinstance(error, PagescanError) else str(error)
-            self.untracked[extent.start, extent.end] = mapping, said
-            return None
-        return extent
-
-    def _forget(self, pages: Regions) -> None:
-        if not pages:
-            return
-        self.engine.uncover(pages)
-        self._stale = True
-        for reader in self._readers:
-            reader.epoch += 1
-        self.pages -= pages
-        self.extents = [
-            replace(extent, start=part.start, end=part.end)
-            for extent in self.extents
-            for part in Regions.span(extent.start, extent.end, page_size=self.space.page_size) - pages
-        ]
-        self.untracked = {key: value for key, value in self.untracked.items() if not pages.clip(*key)}
-
-    def close(self) -> None:
-        with self._lock:
-            if not self.closed:
-                self.closed = True
-                # Closing the descriptor unregisters everything at once.
-                self.engine.close()
-                self.space.close()
-
-
-def _parts(mappings: Sequence[Mapping], pages: Regions) -> Iterator[tuple[Mapping, Region]]:
-    """The pages by the mapping they lie in."""
-    if pages:
-        for mapping in mappings:
-            for part in pages.clip(mapping.start, mapping.end):
-                yield mapping, part
-
-
 def chooser(chosen: Chosen) -> Callable[[Mapping], bool]:
     """What ``mappings=`` means, as a function: whether a mapping is chosen."""
     if chosen is None:
@@ -509,21 +340,3 @@ def chooser(chosen: Chosen) -> Callable[[Mapping], bool]:
         fnmatch.fnmatchcase(mapping.name, pattern) or fnmatch.fnmatchcase(os.path.basename(mapping.name), pattern)
         for pattern in (p.replace("[", "[[]") for p in patterns)
     )
-
-
-def _signal(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        raise NoSuchProcess(f"process {pid} has exited", pid=pid) from None
-    except PermissionError:
-        raise AccessDenied(f"process {pid} may not be sent {number.name}", hint="sudo", pid=pid) from None
-
-
-def _all_stopped(pid: int) -> bool:
-    from ..kernel import procfs
-
-    try:
-        return all(procfs.read_stat(int(tid)).state in "TtZX" for tid in os.listdir(f"/proc/{pid}/task"))
-    except (FileNotFoundError, NoSuchProcess):
-        raise NoSuchProcess(f"process {pid} has exited", pid=pid) from None
