@@ -128,6 +128,13 @@ class TestProcess:
             "untracked": [],
         }
 
+    def test_another_engine_is_said(self, run, target, path, monkeypatch):
+        monkeypatch.setenv("PAGESCAN_ENGINE", "compare")
+        done = run("record", "-p", target.pid, "-o", path, "-i", "20ms", "-d", "60ms", "--mappings", "[heap]")
+        assert done.code == 0
+        assert done.err.startswith("pagescan: tracked by the engine compare, at a price: forced by name; ")
+        assert recorded(path)[0].engine == "compare"
+
     def test_only_some_mappings(self, run, target, path):
         run("record", "-p", target.pid, "-o", path, "-i", "20ms", "-d", "40ms", "--mappings", "[nothing]")
         _, samples, _ = recorded(path)

@@ -27,6 +27,12 @@ def note(text: str) -> None:
     print(f"pagescan: {text}", file=sys.stderr)
 
 
+def note_engine(engine: str, why: str) -> None:
+    """Say so where a process could not be tracked in the best way (docs/engines.md)."""
+    if engine != "pagemap-scan":
+        note(f"tracked by the engine {engine}, at a price: {why}")
+
+
 def write_json(schema: str, version: int, content: dict[str, Any]) -> None:
     """One JSON document on stdout: its schema, the schema's version, who wrote it, and the content."""
     head = {"schema": f"pagescan.{schema}", "version": version, "pagescan": __version__}

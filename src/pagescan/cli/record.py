@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from ..errors import InvalidArgument, PagescanError
 from ..units import MILLISECOND, parse_duration
 from .command import ExitCode, parsed_by, positive
-from .output import note
+from .output import note, note_engine
 from .record_output import Progress, Summary
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ def _begin(options: argparse.Namespace) -> ProcessTracker:
 
     if options.program:
         return spawn(options.program, mappings=options.mappings)
-    return attach(options.socket or options.pid, mappings=options.mappings)
+    tracker = attach(options.socket or options.pid, mappings=options.mappings)
+    note_engine(tracker.engine, tracker.why)
+    return tracker
 
 
 def default_name(pid: int) -> str:

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 from ..errors import AlreadyExists, InvalidArgument, MissingExtra
 from ..units import MILLISECOND, SECOND, parse_duration
 from .command import ExitCode, parsed_by, positive
-from .output import note
+from .output import note, note_engine
 
 if TYPE_CHECKING:
     import argparse
@@ -130,7 +130,9 @@ def _track(options: argparse.Namespace) -> ProcessTracker:
     from ..trackers.process_tracker import attach, spawn
 
     if not options.program:
-        return attach(options.socket or options.pid, mappings=options.mappings)
+        tracker = attach(options.socket or options.pid, mappings=options.mappings)
+        note_engine(tracker.engine, tracker.why)
+        return tracker
     with _log(options) as log:
         return spawn(
             options.program, mappings=options.mappings, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
