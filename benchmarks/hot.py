@@ -87,7 +87,7 @@ def _cycles(
 ) -> Pairs:
     """Both writes in turn, with a take before each of the tracked ones; a round is ``length`` intervals."""
     rounds: list[tuple[int, int]] = []
-    least, deadline = max(1, effort.least // 5), time.monotonic() + effort.seconds
+    least, deadline = max(1, effort.least // 7), time.monotonic() + effort.seconds
     while len(rounds) < least or time.monotonic() < deadline:
         ours = theirs = 0
         for _ in range(length):

@@ -121,7 +121,7 @@ class TestAdvice:
 
     def test_everything_written_to_each_time(self):
         exempt, compare, huge = DENSE.advice
-        assert exempt.startswith('hot="exempt" would save 45.5 ms of 45.9 ms an interval;')
+        assert exempt.startswith('hot="exempt" would save 45.7 ms of 45.9 ms an interval;')
         assert (
             compare
             == 'engine="compare" would take some 35.0 ms an interval in place of 45.9 ms, and 256 MiB for a copy'

@@ -53,7 +53,7 @@ ANSWERS = 8
 #: ... so many must have named all of a block.
 HOT_ANSWERS = 7
 #: Looks after which a block is probed: first, and while it stays hot. A probe costs what tracking costs in an interval.
-INTERVALS = (8, 16, 32, 64, 128)
+INTERVALS = (8, 16, 32, 64, 128, 256)
 
 #: By the bits of the last eight answers: whether enough of them were hot.
 _ENOUGH = np.array([bits.bit_count() >= HOT_ANSWERS for bits in range(1 << ANSWERS)])

@@ -57,7 +57,7 @@ def track(
         hot: ``"exempt"`` leaves memory that is written to in nearly every interval unprotected, so that its writer pays
             no faults. It is named in every answer, which is then a SUPERSET (``written.exempted`` has these pages), and
             protected again now and then, to see whether it is still hot: memory that is written to no more is named in
-            at most 128 further answers. Memory that another tracker covers too is always protected.
+            at most 256 further answers. Memory that another tracker covers too is always protected.
 
     What no page table shows is not seen: writes through another mapping of the same shared memory or file (by another
     process, or ``write(2)``), hole punching (``MADV_REMOVE``, ``ftruncate``) of shared memory, ``MADV_DONTNEED`` of a
