@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import signal
@@ -200,8 +201,22 @@ class TestCommit:
         assert not store.verify().damage
 
 
-class TestReading:
-    def test_takes_few_requests(self, s3_server, s3_url):
+class TestRequests:
+    def test_commit_takes_six_and_one_for_each_pack(self, s3_server, s3_url, array):
+        requests = Requests()
+        with (
+            proxy(s3_server, requests) as front,
+            pagescan.open_store(s3_url, endpoint=front) as store,
+            store.series("s", a=array) as series,
+        ):
+            series.commit()
+            for packs in (2, 3):
+                array[packs * PAGE] ^= 1
+                requests.begin(None)
+                assert series.commit().packs == packs
+                assert len(requests.seen) == 6 + packs
+
+    def test_reading_takes_few(self, s3_server, s3_url):
         """Of a pack of 20 frames every second is needed: that is one request, and not ten."""
         array = pagescan.empty(20 * 64 * PAGE, dtype=np.uint8)
         array[:] = np.random.default_rng(1).integers(1, 255, array.nbytes, dtype=np.uint8)
@@ -220,6 +235,41 @@ class TestReading:
             requests.begin(None)
             assert not store.verify().damage
             assert sum("/packs/" in line for line in requests.seen) <= 4
+
+
+KILLED = """
+import hashlib, sys
+import numpy as np, pagescan
+array = pagescan.zeros(64 * 4096, dtype=np.uint8)
+with pagescan.open_store(sys.argv[1]) as store, store.series("s", a=array) as series:
+    if store.names():
+        series.restore(store.versions("s")[-1])
+    random = np.random.default_rng()
+    while True:
+        array.reshape(-1, 4096)[random.integers(0, 64, 4)] = random.integers(0, 255, (4, 4096))
+        number = series.commit().number
+        print(number, hashlib.sha256(array).hexdigest(), flush=True)
+"""
+
+
+def test_killed_writers_lose_nothing_that_was_acknowledged(tmp_path):
+    url = f"file://{tmp_path}/store"
+    acknowledged: dict[int, str] = {}
+    for lines in (1, 2, 3):
+        child = subprocess.Popen([sys.executable, "-c", KILLED, url], stdout=subprocess.PIPE, text=True)
+        with child:
+            assert child.stdout is not None
+            read = [child.stdout.readline() for _ in range(lines)]
+            child.kill()  # in the midst of the next
+            read += [line for line in child.stdout if line.endswith("\n")]
+        for line in read:
+            number, digest = line.split()
+            acknowledged[int(number)] = digest
+        with pagescan.open_store(url) as store:
+            assert not store.verify().damage
+            for version, digest in acknowledged.items():
+                assert hashlib.sha256(store.read("s", version)["a"].tobytes()).hexdigest() == digest
+    assert len(acknowledged) >= 6
 
 
 class TestPrune:
