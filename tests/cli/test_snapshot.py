@@ -40,9 +40,11 @@ class TestCreate:
     def test_versions_of_a_process(self, run, target, store, tracking):
         done = run("snapshot", "create", "-p", target.pid, store, "--count", "2", "--every", "10ms", "--note", "n")
         assert (done.code, done.err) == (0, "")
-        first, second = done.out.splitlines()
-        assert first.startswith("version 1 of python")
-        assert "the process stood still" in second
+        head, first, second = done.out.splitlines()
+        assert head.startswith("series python")
+        assert head.endswith(f"-{target.pid} of process {target.pid}, in {store}")
+        assert first.startswith("version 1: ")
+        assert "stood still" in second
         assert stat.S_IMODE(store.stat().st_mode) == 0o600
         with pagescan.open_store(store) as opened:
             (name,) = opened.names()
@@ -67,7 +69,7 @@ class TestCreate:
         done = run("snapshot", "create", "-p", target.pid, store, "--mappings", "[heap]", "--no-freeze")
         assert done.code == 0
         assert "in 1 mapping;" in done.out
-        assert "the process ran on" in done.out
+        assert "; ran on" in done.out
 
     def test_it_ends_with_the_process(self, run, store, tracking):
         with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:

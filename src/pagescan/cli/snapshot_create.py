@@ -37,6 +37,8 @@ def create(options: argparse.Namespace) -> int:
         series = ProcessSeries(store, name, tracker, freeze=not options.no_freeze)
         with Watch(options.pid) as watch, Signals(watch, None):
             run = _Run(store, series, tracker, options)
+            if not options.json:
+                print(f"series {printable(name)} of process {options.pid}, in {printable(store.url)}", flush=True)
             ended = run.follow(watch)
         if tracker.untracked:
             mapping, why = tracker.untracked[0]
@@ -78,12 +80,12 @@ class _Run:
                 return "exited" if happened is Happened.EXITED else "interrupted"
 
     def _make(self) -> None:
-        attributes = {"pid": self._options.pid, "command": _command(self._options.pid), "frozen": self._series.pause_ns}
-        attributes["frozen"] = not self._options.no_freeze
+        options = self._options
+        attributes = {"pid": options.pid, "command": _command(options.pid), "frozen": not options.no_freeze}
         with bar(f"version {len(self.made) + 1}") as progress:
-            version = self._series.commit(self._options.note, attributes=attributes, progress=progress)
+            version = self._series.commit(options.note, attributes=attributes, progress=progress)
         self.made.append((version, self._series.pause_ns))
-        if not self._options.json:
+        if not options.json:
             print(self._line(version), flush=True)
         if self._series.unreadable:
             count = format_count(self._series.unreadable, "page")
@@ -93,9 +95,9 @@ class _Run:
         pause = self._series.pause_ns
         stood = f"stood still {format_duration(pause)}" if pause else "ran on"
         return (
-            f"version {version.number} of {printable(version.series)}: {format_size(version.nbytes)} in "
-            f"{format_count(len(version.buffers), 'mapping')}; {format_count(version.written_pages, 'page')} written, "
-            f"{format_size(version.written_bytes)} stored; the process {stood}"
+            f"version {version.number}: {format_count(version.written_pages, 'page')} written, "
+            f"{format_size(version.written_bytes)} stored, of {format_size(version.nbytes)} in "
+            f"{format_count(len(version.buffers), 'mapping')}; {stood}"
         )
 
     def document(self, ended: str) -> dict[str, Any]:
