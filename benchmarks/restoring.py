@@ -48,7 +48,7 @@ class Case:
         assert self.mark.restore() == 0
         return runs
 
-    def restore(self, *, recheck: bool = False) -> Callable[[], int]:
+    def restore(self, *, recheck: bool | None = None) -> Callable[[], int]:
         return timed(lambda: self.mark.restore(recheck=recheck))
 
     def in_c(self, *, compare: bool = False) -> tuple[int, int]:
@@ -68,7 +68,7 @@ def rollback(report: Report, native: Native, effort: Effort) -> None:
 
 
 def _one_percent(report: Report, native: Native, effort: Effort) -> None:
-    """Where other threads are known to stand still, and where what was put back is compared once more."""
+    """As it is called, with no other thread that runs; and where what was put back is compared once more."""
     case, plain = Case(native, 0.01), Memory(256 * MIB)
     memory, saved = case.memory, case.saved
     with case.mark:
@@ -80,14 +80,14 @@ def _one_percent(report: Report, native: Native, effort: Effort) -> None:
             return native.copy_runs(memory, saved, runs)
 
         everything = timed(lambda: np.copyto(plain.array, saved))
-        rows: tuple[tuple[bool, str, Callable[[], int], Goal | None], ...] = (
-            (False, "copying everything back, untracked", everything, Goal(faster=20)),
-            (False, "find + memcpy of each run + protect in C", lambda: case.in_c()[0], Goal(times=1.3)),
-            (False, "memcpy of each run in C, protected", protected, Goal(times=1.3)),
-            (False, "memcpy of each run in C, open", lambda: native.copy_runs(memory, saved, runs), None),
+        rows: tuple[tuple[bool | None, str, Callable[[], int], Goal | None], ...] = (
+            (None, "copying everything back, untracked", everything, Goal(faster=20)),
+            (None, "find + memcpy of each run + protect in C", lambda: case.in_c()[0], Goal(times=1.3)),
+            (None, "memcpy of each run in C, protected", protected, Goal(times=1.3)),
+            (None, "memcpy of each run in C, open", lambda: native.copy_runs(memory, saved, runs), None),
             (True, "copying everything back, untracked", everything, None),
             (True, "the same and memcmp of each run in C", lambda: case.in_c(compare=True)[0], None),
         )
         for recheck, against, theirs, goal in rows:
             pairs = interleave(case.restore(recheck=recheck), theirs, effort, prepare=case.write)
-            report.add("rollback", case.what + ", rechecked" * recheck, against, pairs, goal)
+            report.add("rollback", case.what + (", rechecked" if recheck else ""), against, pairs, goal)

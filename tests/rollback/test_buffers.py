@@ -13,7 +13,6 @@ import pytest
 
 import pagescan
 from pagescan import Closed, CoverageLost, InvalidArgument, NotABuffer, NotContiguous
-from pagescan.kernel.procfs import has_other_threads
 from pagescan.testing import FakeMemory
 from tests.conformance.kernel_memory import array_at, libc, raw_mmap
 from tests.trackers.test_rules import MAP_FIXED, PRIVATE, in_child
@@ -290,14 +289,6 @@ class TestLosses:
 
 
 class TestThreads:
-    def test_others_are_seen(self):
-        stop = threading.Event()
-        thread = threading.Thread(target=stop.wait)
-        thread.start()
-        assert has_other_threads()
-        stop.set()
-        thread.join()
-
     def test_a_write_to_a_page_that_is_being_put_back_stays_due(self, array, monkeypatch):
         """Somebody writes after the copy and before the page is protected again."""
         with pagescan.mark(array) as mark:

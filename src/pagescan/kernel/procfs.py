@@ -458,14 +458,6 @@ def parse_stat(text: str) -> Stat:
     return Stat(comm=head.partition("(")[2], state=fields[0], start_time=int(fields[19]), faults=faults)
 
 
-def has_other_threads() -> bool:
-    """Whether this process has a thread beside the one that asks (also one that Python knows nothing of).
-
-    The folder of threads counts a link for each (``proc_task_getattr()`` in ``fs/proc/base.c``), and two of its own.
-    """
-    return os.stat("/proc/self/task").st_nlink - 2 != 1
-
-
 def read_stat(pid: int) -> Stat:
     """The stat line of a process. Everybody may read it. Raises NoSuchProcess."""
     return parse_stat(read_process_file(pid, "stat"))

@@ -8,8 +8,9 @@ What happens in ``restore()``, and why in this order
 3. *Protect them again* and forget, for this mark, that they were written; every other reader of the memory, other
    marks too, is told of them, since to those they *were* written. Pages that somebody wrote to after step 1, and that
    were not put back, stay due.
-4. *Compare* what was put back with the mark, if another thread could have written between 2 and 3. One bit a page
-   cannot tell its write from ours; what differs stays due. So a page that differs is never taken for a clean one.
+4. *Compare* what was put back with the mark, if another thread may have written between 2 and 3. One bit a page
+   cannot tell its write from ours; what differs stays due. So a page that differs is never taken for a clean one. It
+   costs as much again as all the rest, so it is left out where no other thread has run since before 2.
 
 ``advance()`` protects first and copies then: what is written to later is due again.
 """
@@ -61,8 +62,8 @@ class Mark:
 
         Args:
             recheck: compare what was put back, once it is protected again, so that what another thread wrote to it
-                meanwhile is due at the next restore. By default done if this process has other threads at all.
-                ``False`` saves the time (as much again as the rest) where these are known not to write.
+                meanwhile is due at the next restore. By default done if another thread of this process may have
+                run meanwhile. ``False`` saves the time (as much again as the rest) where none is known to write.
 
         A part whose tracking was lost (its mapping was replaced, or this is a forked child) is put back in full, and
         tracked anew. Raises CoverageLost if memory is gone or elsewhere (``ndarray.resize``); Closed after close().
@@ -70,10 +71,11 @@ class Mark:
         due = self._find_due()
         if not due:
             return 0
+        others = _Others(due) if recheck is None else None
         copied = sum(copy.restore(due) for copy in self._copies)
         self._tracker.forget(due)
         self._due = due.clip(0, 0)
-        if _others_may_write() if recheck is None else recheck:
+        if others.may_have_run() if others else recheck:
             self._due = Regions.union([copy.differing(due) for copy in self._copies])
         return copied
 
@@ -176,9 +178,18 @@ class Mark:
             held.check_place()
 
 
-def _others_may_write() -> bool:
-    try:
-        from ..kernel.procfs import has_other_threads
-    except ImportError:  # no Linux: the model's memory, which Python threads may write to
-        return True
-    return has_other_threads()
+class _Others:
+    """The other threads of this process, before pages are put back."""
+
+    def __init__(self, due: Regions):
+        try:
+            from ..kernel import threads
+        except ImportError:  # no Linux: the model's memory, which Python threads may write to
+            self._before = None
+            return
+        self._still_resting = threads.still_resting
+        # To ask of a thread costs as much as to compare some 50 pages.
+        self._before = threads.resting_threads(due.page_count // 50 + 1)
+
+    def may_have_run(self) -> bool:
+        return self._before is None or not self._still_resting(self._before)

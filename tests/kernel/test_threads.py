@@ -1,0 +1,93 @@
+"""Whether other threads have run: sleeping ones, running ones, new ones."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pagescan.kernel.threads import resting_threads, still_resting
+
+MANY = 1000
+
+
+@contextmanager
+def thread(body) -> Iterator[threading.Thread]:
+    made = threading.Thread(target=body)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.join()
+
+
+def until_resting() -> dict[str, int]:
+    """What all other threads are like once they sleep (those of numpy, and of earlier tests)."""
+    deadline = time.monotonic() + 20
+    while (found := resting_threads(MANY)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return found
+
+
+def test_a_sleeping_thread_rests_until_it_runs():
+    wake, ran = threading.Event(), threading.Event()
+
+    def body() -> None:
+        wake.wait()
+        ran.set()
+
+    before = until_resting()
+    with thread(body) as made:
+        found = until_resting()
+        assert set(found) - set(before) == {str(made.native_id)}
+        assert still_resting(found)
+        wake.set()
+        ran.wait()
+        assert not still_resting(found)
+
+
+def test_a_thread_that_ran_and_sleeps_again_is_found():
+    wake, again = threading.Event(), threading.Event()
+
+    def body() -> None:
+        wake.wait()
+        again.wait()
+
+    with thread(body):
+        found = until_resting()
+        wake.set()
+        assert until_resting().keys() == found.keys()
+        deadline = time.monotonic() + 20
+        while still_resting(found):
+            assert time.monotonic() < deadline
+        again.set()
+
+
+def test_a_thread_that_has_gone_is_found():
+    wake = threading.Event()
+    with thread(wake.wait):
+        found = until_resting()
+        wake.set()
+    assert not still_resting(found)
+
+
+def test_a_running_thread_is_none():
+    over = threading.Event()
+
+    def body() -> None:
+        while not over.is_set():
+            pass
+
+    with thread(body):
+        seen = [resting_threads(MANY) for _ in range(20)]
+        over.set()
+    assert None in seen
+
+
+def test_too_many_are_not_asked():
+    wake = threading.Event()
+    with thread(wake.wait):
+        assert resting_threads(0) is None
+        wake.set()
