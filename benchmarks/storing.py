@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,10 @@ class Workload:
 
 def commit(report: Report, effort: Effort) -> None:
     """A commit of 1 % random pages of 1 GiB: against gathering them and one fsync, and against saving everything."""
+    if hasattr(os, "sched_setaffinity"):
+        # Hashing runs in threads; one processor for all of them would be another question.
+        with suppress(OSError):
+            os.sched_setaffinity(0, range(os.cpu_count() or 1))
     work = Workload()
     with _folder() as folder, pagescan.open_store(folder / "state.pagescan") as store:
         with store.series("bench", data=work.array) as series:

@@ -41,6 +41,8 @@ PRAGMA user_version = {FORMAT}
 class LocalBackend:
     """Packs and manifests in one SQLite file, in WAL mode; a commit is on the disk when it returns.
 
+    Where the file or its folder cannot be written to, it is opened for reading only.
+
     Raises:
         InvalidArgument: there is no such file (``create=False``) or folder, or it has a newer format.
         DataCorrupt: the file is no store.
@@ -58,21 +60,26 @@ class LocalBackend:
         self._connection: sqlite3.Connection | None = None
         #: Bytes that this process has put into the log since it was last folded in.
         self._logged = _LOG_LIMIT
-        _prepare_file(path, create)
+        read_only = _prepare_file(path, create)
         with self._explained():
-            self._connection = _connect(path)
+            self._connection = _connect(path, read_only=read_only)
         try:
             with self._explained():
-                self._set_up()
+                self._set_up(read_only=read_only)
         except BaseException:
             self.close()
             raise
 
     # Itself
 
-    def _set_up(self) -> None:
+    def _set_up(self, *, read_only: bool) -> None:
         sql = self._sql
-        if not self._marks_are_right():
+        found = self._marks_are_right()
+        if read_only:
+            if not found:
+                raise AccessDenied(f"{self.path} is empty, and cannot be written to", hint="give another file")
+            return
+        if not found:
             # Of an empty file alone: it has no table, and so nothing that could be spoilt.
             sql.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
             sql.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -80,7 +87,7 @@ class LocalBackend:
         sql.execute("PRAGMA synchronous = FULL")
         sql.execute("PRAGMA wal_autocheckpoint = 0")
         sql.execute("PRAGMA secure_delete = FAST")
-        if not self._marks_are_right():
+        if not found:
             with self.batch():
                 if not self._marks_are_right():  # another process may have been faster
                     for statement in _TABLES.split(";"):
@@ -180,13 +187,14 @@ class LocalBackend:
         with self._explained():
             row = self._pack_id(name)
             base = row << 32
-            parts = self._sql.execute(
+            rows = self._sql.execute(
                 "SELECT id, data FROM part WHERE id < ? AND id >= "
                 "coalesce((SELECT max(id) FROM part WHERE id BETWEEN ? AND ?), ?) ORDER BY id",
                 (base + offset + length, base, base + offset, base),
             ).fetchall()
+        parts = [(place, _blob(data)) for place, data in rows]
         if len(parts) == 1 and parts[0][0] == base + offset and len(parts[0][1]) == length:
-            return bytes(parts[0][1])
+            return parts[0][1]
         return _cut(parts, base, offset, length)
 
     def _pack_id(self, name: str) -> int:
@@ -239,7 +247,7 @@ class LocalBackend:
             ).fetchone()
         if found is None:
             raise KeyError((series, version))
-        return bytes(found[0])
+        return _blob(found[0])
 
     def create_manifest(self, series: str, version: int, data: bytes) -> None:
         with self._explained():
@@ -273,24 +281,50 @@ def _cut(parts: list[tuple[int, bytes]], base: int, offset: int, length: int) ->
     return bytes(data)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?mode=rw"
+def _blob(value: object) -> bytes:
+    """What a column of bytes holds; flipped bits can make it look like something else."""
+    if not isinstance(value, bytes):
+        raise DataCorrupt(f"a row holds {type(value).__name__} where bytes should be")
+    return value
+
+
+def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    options = "mode=rw"
+    if read_only:
+        # SQLite has to write beside a file in WAL mode even to read it; if the log is empty, there is no need to.
+        log = path.with_name(f"{path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise AccessDenied(
+                f"the store {path} was not closed, and to read its -wal one has to be able to write there",
+                hint=f"cp {path} {log} ~/  # and open the copy",
+            )
+        options = "immutable=1"
     # Any thread may use it: the store lets in one at a time.
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=PATIENCE)
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?{options}",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=PATIENCE,
+    )
 
 
-def _prepare_file(path: Path, create: bool) -> None:
-    """Make sure that there is a file that may be a store; a new one is empty, and readable by its owner alone."""
+def _prepare_file(path: Path, create: bool) -> bool:
+    """Make sure that there is a file that may be a store; a new one is empty, and its owner's alone.
+
+    Returns whether it can be read and not written to.
+    """
     try:
-        if create:
+        if create and not path.exists():
             # Not O_EXCL: two processes may open a new store at once.
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)) if not path.exists() else None
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         if not stat.S_ISREG(path.stat().st_mode):
             raise InvalidArgument(f"{path} is no regular file, and so no store", hint=f"use {path / 'state.pagescan'}")
     except OSError as error:
         raise _explain(path, error) from error
-    if not os.access(path, os.R_OK | os.W_OK):
-        raise AccessDenied(f"cannot write {path}", hint=f"sudo chown $USER {path}", errno=errno.EACCES)
+    if not os.access(path, os.R_OK):
+        raise AccessDenied(f"cannot read {path}", hint=f"sudo chown $USER {path}", errno=errno.EACCES)
+    return not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
 
 
 def _explain(path: Path, error: Exception) -> PagescanError:
@@ -305,7 +339,7 @@ def _explain(path: Path, error: Exception) -> PagescanError:
         return PagescanError(
             f"{path} is being written by another process, for more than {PATIENCE:g} seconds", errno=errno.EBUSY
         )
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "decode" in str(error):
         return DataCorrupt(f"{path} is damaged, or no store: {error}")
     if number in (errno.EACCES, errno.EPERM, errno.EROFS) or code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
         return AccessDenied(f"cannot write {path}: {error}", hint="give a file in a folder of your own", errno=number)

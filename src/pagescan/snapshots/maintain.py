@@ -122,18 +122,19 @@ class _Health:
 def verify(backend: Backend, series: str | None = None, progress: Progress | None = None) -> Verification:
     """Read everything, and check it against its digests."""
     damage = [Damage(None, None, None, what) for what in backend.check()]
-    sound: list[Contents] = []
-    versions = 0
-    for name, number in _all_versions(backend, series):
-        versions += 1
+    versions = list(_all_versions(backend, series))
+    sound: list[tuple[str, int]] = []
+    packs: dict[str, tuple[PackRef, PackIndex]] = {}
+    for name, number in versions:
         try:
             contents = load(backend, name, number)
             _check_parent(backend, contents.manifest)
-            sound.append(contents)
         except (DataCorrupt, KeyError) as error:
             damage.append(_damage(name, number, error))
-    needed = [(c.manifest.packs[number], index) for c in sound for number, index in c.indexes.items()]
-    packs = {ref.name: (ref, index) for ref, index in needed}
+            continue
+        sound.append((name, number))
+        needed = ((contents.manifest.packs[which], index) for which, index in contents.indexes.items())
+        packs |= {ref.name: (ref, index) for ref, index in needed}
     total, done = sum(ref.size for ref, _ in packs.values()), 0
     health = {}
     for ref, index in packs.values():
@@ -141,10 +142,12 @@ def verify(backend: Backend, series: str | None = None, progress: Progress | Non
         done += ref.size
         if progress is not None:
             progress(done, total)
-    for contents in sound:
-        damage += _suffering(contents, health)
+    if any(ill.why for ill in health.values()):
+        # Read again, rather than kept: what is said of every page of every version may be a lot.
+        for name, number in sound:
+            damage += _suffering(load(backend, name, number), health)
     orphans = 0 if series is not None or damage else len(set(backend.packs()) - set(packs))
-    return Verification(versions, len(packs), total, orphans, tuple(damage))
+    return Verification(len(versions), len(packs), total, orphans, tuple(damage))
 
 
 def _all_versions(backend: Backend, series: str | None) -> Iterator[tuple[str, int]]:
@@ -184,11 +187,13 @@ def _examined(backend: Backend, ref: PackRef, index: PackIndex) -> _Health:
         health.why[-1] = f"pack {ref.name} does not begin as a pack does"
     starts = np.cumsum(np.where(index.frames["codec"] == Codec.ZERO, 0, index.frames["pages"]), dtype=np.int64)
 
-    def check(task: tuple[int, bytes]) -> None:
+    def check(task: tuple[int, bytes | DataCorrupt]) -> None:
         number, data = task
         frame = index.frames[number]
         pages = int(frame["pages"])
         try:
+            if isinstance(data, DataCorrupt):
+                raise data
             plain = decode(int(frame["codec"]), data, pages * index.page_size)
         except DataCorrupt as error:
             health.why[number], health.slots[number] = error.message, np.arange(pages)
@@ -204,10 +209,14 @@ def _examined(backend: Backend, ref: PackRef, index: PackIndex) -> _Health:
     return health
 
 
-def _frames(backend: Backend, ref: PackRef, index: PackIndex) -> Iterator[tuple[int, bytes]]:
+def _frames(backend: Backend, ref: PackRef, index: PackIndex) -> Iterator[tuple[int, bytes | DataCorrupt]]:
+    """The frames that store something: their numbers, and what is stored, or why it cannot be read."""
     for number, frame in enumerate(index.frames):
         if frame["codec"] != Codec.ZERO:
-            yield number, backend.read_pack(ref.name, int(frame["offset"]), int(frame["length"]))
+            try:
+                yield number, backend.read_pack(ref.name, int(frame["offset"]), int(frame["length"]))
+            except DataCorrupt as error:
+                yield number, error
 
 
 def _suffering(contents: Contents, health: dict[str, _Health]) -> Iterator[Damage]:
@@ -324,5 +333,7 @@ def _whole(source: Backend, manifest: Manifest, ref: PackRef) -> Iterator[bytes]
         raise DataCorrupt(f"its pack {ref.name}: {next(iter(health.why.values()))}")
     yield source.read_pack(ref.name, 0, HEADER_SIZE)
     for _, data in _frames(source, ref, index):
+        if isinstance(data, DataCorrupt):
+            raise data
         yield data
     yield source.read_pack(ref.name, ref.size - ref.index, ref.index)
