@@ -53,13 +53,13 @@ class BufferMemory:
         self.name = name
         self.address, self.nbytes, self.itemsize = locate(buffer)
         self.attributes: dict[str, Any] = {}
-        self._bytes = _ModelBytes(buffer) if isinstance(buffer, LocatedBuffer) else _flat(buffer)
         array = _array(buffer)
         if array is not None and array.dtype.hasobject:
             raise NotABuffer(
                 f"the elements of {name!r} (dtype {array.dtype}) are references to objects elsewhere",
                 hint="keep numbers in arrays of numbers",
             )
+        self._bytes = _ModelBytes(buffer) if isinstance(buffer, LocatedBuffer) else _flat(buffer)
         self.dtype: Any = "|u1"
         self.shape: tuple[int, ...] = (self.nbytes,)
         if array is not None:
@@ -139,10 +139,14 @@ def _flat(buffer: Any) -> NDArray[np.uint8]:
 
 def _array(buffer: Any) -> NDArray[Any] | None:
     """The numpy array that it is, or shares its memory with; None for plain bytes."""
-    if isinstance(buffer, np.ndarray):
-        return buffer
     if hasattr(buffer, "data_ptr"):
-        return np.asarray(buffer.detach().numpy())
-    if hasattr(buffer, "__array_interface__"):
+        try:
+            return np.asarray(buffer.detach().numpy())
+        except TypeError as error:
+            raise NotABuffer(
+                f"numpy has no dtype for a tensor of {buffer.dtype}",
+                hint="give tensor.view(torch.uint8) or .view(torch.int16), which share its memory",
+            ) from error
+    if isinstance(buffer, np.ndarray) or hasattr(buffer, "__array_interface__"):
         return np.asarray(buffer)
     return None
