@@ -8,7 +8,7 @@ import os
 import sqlite3
 import stat
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import AccessDenied, Closed, DataCorrupt, InvalidArgument, PagescanError, VersionConflict
 from .base import PackInfo
@@ -192,7 +192,7 @@ class LocalBackend:
                 "coalesce((SELECT max(id) FROM part WHERE id BETWEEN ? AND ?), ?) ORDER BY id",
                 (base + offset + length, base, base + offset, base),
             ).fetchall()
-        parts = [(place, _blob(data)) for place, data in rows]
+        parts = [(_number(place), _blob(data)) for place, data in rows]
         if len(parts) == 1 and parts[0][0] == base + offset and len(parts[0][1]) == length:
             return parts[0][1]
         return _cut(parts, base, offset, length)
@@ -201,7 +201,7 @@ class LocalBackend:
         found = self._sql.execute("SELECT id FROM pack WHERE name = ?", (name,)).fetchone()
         if found is None:
             raise KeyError(name)
-        return int(found[0])
+        return _number(found[0])
 
     def read_packs(self, wanted: Sequence[tuple[str, int, int]]) -> list[bytes | None]:
         found: list[bytes | None] = []
@@ -219,7 +219,7 @@ class LocalBackend:
     def packs(self) -> dict[str, PackInfo]:
         with self._explained():
             rows = self._sql.execute("SELECT name, size, created_ns FROM pack").fetchall()
-        return {name: PackInfo(size, created) for name, size, created in rows}
+        return {_text(name): PackInfo(_number(size), _number(created)) for name, size, created in rows}
 
     def delete_packs(self, names: Iterable[str]) -> None:
         with self._explained():
@@ -233,12 +233,13 @@ class LocalBackend:
 
     def series(self) -> list[str]:
         with self._explained():
-            return [name for (name,) in self._sql.execute("SELECT DISTINCT series FROM manifest ORDER BY series")]
+            rows = self._sql.execute("SELECT DISTINCT series FROM manifest ORDER BY series")
+            return [_text(name) for (name,) in rows]
 
     def versions(self, series: str) -> list[int]:
         with self._explained():
             rows = self._sql.execute("SELECT version FROM manifest WHERE series = ? ORDER BY version", (series,))
-            return [version for (version,) in rows]
+            return [_number(version) for (version,) in rows]
 
     def read_manifest(self, series: str, version: int) -> bytes:
         with self._explained():
@@ -281,11 +282,23 @@ def _cut(parts: list[tuple[int, bytes]], base: int, offset: int, length: int) ->
     return bytes(data)
 
 
+# Flipped bits can make what a column holds look like something else.
+
+
 def _blob(value: object) -> bytes:
-    """What a column of bytes holds; flipped bits can make it look like something else."""
-    if not isinstance(value, bytes):
-        raise DataCorrupt(f"a row holds {type(value).__name__} where bytes should be")
-    return value
+    return value if isinstance(value, bytes) else _wrong(value, "bytes")
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else _wrong(value, "a number")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else _wrong(value, "text")
+
+
+def _wrong(value: object, wanted: str) -> NoReturn:
+    raise DataCorrupt(f"the database is damaged: a row holds {type(value).__name__} where {wanted} should be")
 
 
 def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:

@@ -153,7 +153,7 @@ def verify(backend: Backend, series: str | None = None, progress: Progress | Non
 def _all_versions(backend: Backend, series: str | None) -> Iterator[tuple[str, int]]:
     for name in backend.series() if series is None else [series]:
         numbers = backend.versions(name)
-        if not numbers:
+        if not numbers and series is not None:
             raise NoSuchVersion(f"there is no series {name!r} in {backend.url}")
         for number in numbers:
             yield name, number

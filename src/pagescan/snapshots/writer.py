@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 
-#: Pages that are copied at a time.
-_CHUNK = 1024
+#: Pages that are copied and hashed at a time.
+_CHUNK = 256
+#: How many times that is hashed, and how many frames are compressed, ahead of the backend.
+_CHUNKS_AHEAD, _FRAMES_AHEAD = 4, 8
 #: Bytes of pages from which on a pack is full.
 PACK_BYTES = 64 << 20
 
@@ -124,7 +126,7 @@ class PackWriter:
         finishing = False
         try:
             with threads() as pool:
-                frames = Peekable(mapped(_Frame.encoded, self._frames(work, pool), pool))
+                frames = Peekable(mapped(_Frame.encoded, self._frames(work, pool), pool, _FRAMES_AHEAD))
                 while True:
                     with self._backend.batch():
                         if frames:
@@ -169,15 +171,21 @@ class PackWriter:
     def _frames(self, work: list[DuePages], pool: ThreadPoolExecutor) -> Iterator[_Frame]:
         for item in work:
             changed = False
-            for at in range(0, len(item.due), _CHUNK):
-                page = item.due[at : at + _CHUNK]
-                rows = item.source.read(page, self._page_size)
-                new = _digests(rows, pool)
+            for (page, rows), new in mapped(_hashed, self._copies(item), pool, _CHUNKS_AHEAD):
                 differs = differ(new, item.table.digest[page])
                 changed = changed or bool(differs.any())
                 yield from _chunk(item, page, rows, new, differs)
             if changed:
                 item.root = pool.submit(table_digest, item.table.digest)
+
+    def _copies(self, item: DuePages) -> Iterator[tuple[NDArray[np.int64], Rows]]:
+        for at in range(0, len(item.due), _CHUNK):
+            page = item.due[at : at + _CHUNK]
+            yield page, item.source.read(page, self._page_size)
+
+
+def _hashed(copy: tuple[NDArray[np.int64], Rows]) -> Table:
+    return page_digests(copy[1])
 
 
 def _chunk(
@@ -201,10 +209,3 @@ def _chunk(
     for at in range(0, len(kept), FRAME_PAGES):
         some = slice(at, at + FRAME_PAGES)
         yield _Frame(item, page[some], new[some], rows[some].tobytes())
-
-
-def _digests(rows: Rows, pool: ThreadPoolExecutor) -> Table:
-    if len(rows) <= FRAME_PAGES:
-        return page_digests(rows)
-    step = -(-len(rows) // 4)
-    return np.concatenate(list(pool.map(page_digests, (rows[at : at + step] for at in range(0, len(rows), step)))))
