@@ -127,6 +127,7 @@ PORTABLE = {
     "conformance/test_written.py": 400,
     "analysis": 20,
     "recording": 50,
+    "views": 30,
     "reports": 90,
     "cli/test_model.py": 40,
     "test_query.py": 10,
@@ -137,6 +138,7 @@ PORTABLE = {
 LEFT_OUT = (
     "model/test_differential.py",
     "reports/test_page.py",
+    "views/test_app.py",  # asyncio and Textual have parts of their own for Windows
     "reports/test_png.py",  # matplotlib would have to be imported before, and takes long
 )
 OPTIONS = [
@@ -225,11 +227,18 @@ class TestAnywhere:
         assert not failed, "\n".join(failed.values())
         assert passed >= at_least
 
-    def test_commands_work_on_the_model_and_say_what_needs_linux(self, platform):
-        lines = ("scan --model --json", "model --list", "scan --self --json", "doctor")
+    def test_commands_work_on_the_model_and_say_what_needs_linux(self, platform, tmp_path):
+        lines = (
+            "scan --model --json",
+            "model --list",
+            "scan --self --json",
+            "doctor",
+            f"record --model --json -o {tmp_path}/recorded",
+            f"report {tmp_path}/recorded summary --json",
+        )
         child = Child(COMMANDS, platform, *lines)
         try:
-            scan, model, own, doctor = json.loads(child.said())
+            scan, model, own, doctor, record, report = json.loads(child.said())
         finally:
             child.close()
         assert (scan[0], scan[2]) == (0, "")
@@ -243,3 +252,6 @@ class TestAnywhere:
         assert "pagescan.model" in own[2].splitlines()[-1]
         assert doctor[:2] == [5, ""]
         assert f"there is no PAGEMAP_SCAN on {platform}" in doctor[2]
+        assert (record[0], json.loads(record[1])["samples"]) == (0, 41)
+        assert (report[0], report[2]) == (0, "")
+        assert json.loads(report[1])["recording"]["samples"] == 41

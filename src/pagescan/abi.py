@@ -336,6 +336,68 @@ class AddressSpace(Protocol):
         """Write ``data``, as many bytes as the regions hold, over them, one after another."""
 
 
+class ProcessFacts(Protocol):
+    """What a recording says of the process it is of.
+
+    Attributes:
+        kernel, machine: what it runs on: release and architecture.
+    """
+
+    kernel: str
+    machine: str
+
+    @property
+    def start_time(self) -> int:
+        """With the pid it names one process for ever (Linux: clock ticks since boot). Raises NoSuchProcess."""
+
+    def command_line(self) -> tuple[str, ...]:
+        """The program and its arguments. Raises NoSuchProcess."""
+
+    def has_memory(self) -> bool:
+        """Whether it has memory: one that exits gives it back before it can be seen to have exited."""
+
+    def resident_pages(self) -> int | None:
+        """Pages in memory; None if it has exited."""
+
+
+class FollowedSpace(AddressSpace, Protocol):
+    """The memory of a process that is followed through its life by a tracker.
+
+    It stands for the memory the process had when this object was made; after an exec that is gone.
+
+    Attributes:
+        pid: the process.
+        runs_by_itself: false for a process that does something only when it is told to (the model's).
+    """
+
+    pid: int
+    runs_by_itself: bool
+
+    @property
+    def pause_ns(self) -> int:
+        """The longest the process can have stood still for us, altogether, in nanoseconds."""
+
+    @property
+    def facts(self) -> ProcessFacts:
+        """Of the process, as it is now."""
+
+    @property
+    def proven_on(self) -> AddressSpace:
+        """Where an engine proves itself for this memory by a round trip: never in somebody else's process."""
+
+    def is_alive(self) -> bool:
+        """Whether the process still runs."""
+
+    def holds(self) -> bool:
+        """Whether the process still has this memory."""
+
+    def again(self) -> FollowedSpace:
+        """The memory the same process has now, after an exec. Raises NoSuchProcess: it has exited."""
+
+    def close(self) -> None:
+        """Let go of what was opened for it; the process goes on."""
+
+
 @runtime_checkable
 class LocatedBuffer(Protocol):
     """A buffer that tells by itself in which address space it lies (those of the model do)."""

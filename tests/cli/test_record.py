@@ -481,9 +481,10 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            ([], "name one process to record: -p PID, --socket PATH, or a command after --"),
+            ([], "name one process to record: -p PID, --socket PATH, --model, or a command after --"),
             (["-p", "1", "--", "true"], "name one process to record"),
             (["-p", "1", "--socket", "x"], "name one process to record"),
+            (["-p", "1", "--model"], "name one process to record"),
             (["-p", "abc"], "'abc' is no whole number above 0"),
             (["-p", "1", "-i", "soon"], "'soon' is no duration"),
             (["-p", "1", "-i", "999us"], "the shortest interval is 1ms"),
@@ -538,3 +539,15 @@ class TestRefusal:
         monkeypatch.setattr(session, "Session", full)
         assert run("record", "-o", path, "--", "sleep", "60").code == 1
         assert started[0].returncode == -signal.SIGKILL
+
+
+def test_the_workload_of_the_model_in_no_time(run, tmp_path):
+    """40 intervals of an hour each, and the last, in which it exits."""
+    done = run("record", "--model", "--json", "-i", "1h", "-o", str(tmp_path / "r"))
+    assert (done.code, done.err) == (0, "")
+    document = done.json()
+    assert (document["samples"], document["ended"], document["elapsed_ns"]) == (41, "exited", 41 * 3600 * 10**9)
+    assert document["written_pages"] == 4712
+    assert document["overhead"]["pause_ns"] == 0
+    half = run("record", "--model", "--json", "-d", "2s", "--mappings", "[heap]", "-o", str(tmp_path / "h")).json()
+    assert (half["samples"], half["ended"], half["written_pages"]) == (20, "duration", 80)

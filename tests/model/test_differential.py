@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from pagescan.model import BEHAVIOURS, KernelFailure
+from pagescan.model import KernelFailure
 
 if sys.platform != "linux":
     pytest.skip("the differential test needs Linux", allow_module_level=True)
@@ -24,7 +24,6 @@ if sys.platform != "linux":
 from .answers import ARENA, FANOUT, PAGES, Operation
 from .differential import Difference, Pair, free_huge_pages, has_swap, run
 from .histories import TOPICS, Generator, fuzz, in_short
-from .release import BEHAVES, BUGS, Release, candidates, last_answer, model_of
 
 TOPIC_SETS = [
     ("anonymous", "unregister", "unmap", "free"),
@@ -70,17 +69,6 @@ def test_the_kernel_is_recognised(pair: Pair, record_property: Callable[[str, ob
     """Every trait was answered in one of the ways that the model knows (that of hugetlb needs a free huge page)."""
     record_property("model", str(pair.release))
     assert set(pair.release.untold) <= {"partial-hugetlb-progress"}
-
-
-@pytest.mark.parametrize("trait", [*BEHAVES, *BUGS])
-def test_a_trait_shows(trait: str) -> None:
-    """The history that tells a trait ends differently with it and without it, on the model of some release."""
-    history = BEHAVES.get(trait) or BUGS[trait]
-    answers = [
-        {str(last_answer(model_of(one), history)) for one in candidates(trait, Release.named(name))}
-        for name in BEHAVIOURS
-    ]
-    assert max(len(different) for different in answers) == 2
 
 
 @pytest.mark.timeout(SECONDS + 300)

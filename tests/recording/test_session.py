@@ -15,8 +15,9 @@ if sys.platform != "linux":
 
 import pagescan
 from pagescan.errors import AlreadyExists, InvalidArgument, KernelCannot, NoSuchProcess
+from pagescan.process.facts import LinuxFacts, has_memory, resident_pages
 from pagescan.recording import EndReason, Recording
-from pagescan.recording.session import GONE, Session, check_destination, has_memory, resident_pages
+from pagescan.recording.session import GONE, Session, check_destination
 from pagescan.recording.watch import Happened, Watch
 from pagescan.trackers.written import Quality, Written
 
@@ -44,6 +45,7 @@ class ScriptedTracker:
 
     def __init__(self, clock, answers, lasts=()):
         self.pid, self.pause_ns, self.clock = os.getpid(), 5, clock
+        self.facts = LinuxFacts(self.pid)
         self.answers, self.lasts = list(answers), list(lasts)
 
     def take(self):

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from ..recording.session import Session
     from ..recording.watch import Watch
     from ..trackers.process_tracker import ProcessTracker
+    from .model_workload import WorkloadWatch
 
 SHORTEST_INTERVAL = MILLISECOND
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: Windows has no SIGHUP; there the model is recorded.
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 #: Of the signals a command ignores, the second one ends the recording, and a later one the waiting for the command.
 _ENOUGH = 2
 #: Stands for the default name, which has the pid, before the process is known.
@@ -47,6 +49,7 @@ class Record:
       pagescan record -p 1234 -d 10s
       pagescan record -o run.pagescan -i 50ms -- python train.py
       pagescan record -p 1234 --mappings '[heap]' --json
+      pagescan record --model -o model.pagescan
       pagescan report pagescan-1234-20261122-101500.pagescan
     """
 
@@ -55,6 +58,11 @@ class Record:
         target = parser.add_argument_group("what to record")
         target.add_argument("-p", "--pid", type=parsed_by(positive), help="a process that runs")
         target.add_argument("--socket", metavar="PATH", help="a program that shares itself there: pagescan.share(PATH)")
+        target.add_argument(
+            "--model",
+            action="store_true",
+            help="a scripted workload on the model, in its own time; works on any system",
+        )
         target.add_argument("program", nargs="*", metavar="CMD", help="after --: a command to start, and its arguments")
         target.add_argument(
             "--mappings",
@@ -82,15 +90,23 @@ class Record:
 
         check(options)
         check_destination(options.output or _IN_THIS_FOLDER, force=options.force)
+        if options.model:
+            from ..trackers.process_tracker import attach
+            from .model_workload import Workload, WorkloadWatch
+
+            workload = Workload()
+            with attach(workload.process, mappings=options.mappings) as tracker:
+                return _Recorder(tracker, options, WorkloadWatch(workload)).run()
         with _begin(options) as tracker:
             return _Recorder(tracker, options).run()
 
 
 def check(options: argparse.Namespace) -> None:
     """Raises InvalidArgument unless exactly one process is named, and the times make sense."""
-    if sum(map(bool, (options.pid, options.socket, options.program))) != 1:
+    if sum(map(bool, (options.pid, options.socket, options.model, options.program))) != 1:
         raise InvalidArgument(
-            "name one process to record: -p PID, --socket PATH, or a command after --", hint="pagescan record --help"
+            "name one process to record: -p PID, --socket PATH, --model, or a command after --",
+            hint="pagescan record --help",
         )
     if options.interval < SHORTEST_INTERVAL:
         raise InvalidArgument("the shortest interval is 1ms", hint="-i 1ms")
@@ -116,12 +132,13 @@ def default_name(pid: int) -> str:
 class _Recorder:
     """One run of the command, from the first interval to the exit code."""
 
-    def __init__(self, tracker: ProcessTracker, options: argparse.Namespace):
+    def __init__(self, tracker: ProcessTracker, options: argparse.Namespace, workload: WorkloadWatch | None = None):
         from ..recording.watch import Watch
 
-        self._started = time.monotonic_ns(), time.time_ns()
+        self._clock = workload.clock if workload else time.monotonic_ns
+        self._started = self._clock(), time.time_ns()
         self._tracker, self._command, self._options = tracker, tracker.popen, options
-        self._watch = Watch(tracker.pid)
+        self._watch = workload or Watch(tracker.pid)
         self._signals = Signals(self._watch, self._command)
 
     def run(self) -> int:
@@ -156,6 +173,7 @@ class _Recorder:
                 started_wall_ns=started_wall_ns,
                 command_line=self._options.program or None,
                 force=self._options.force,
+                clock=self._clock,
             )
         except BaseException:
             if self._command is not None:
@@ -202,7 +220,7 @@ class Signals:
     one stops the recording, and the one after that the waiting (KeyboardInterrupt).
     """
 
-    def __init__(self, watch: Watch, command: subprocess.Popen[Any] | None):
+    def __init__(self, watch: Watch | WorkloadWatch, command: subprocess.Popen[Any] | None):
         self._watch, self._command = watch, command
         self._count = 0
         self._waiting = False

@@ -40,12 +40,16 @@ class Top:
       pagescan top -p 1234
       pagescan top -p 1234 -i 500ms -o run.pagescan
       pagescan top --log train.log -- python train.py
+      pagescan top --model
     """
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         target = parser.add_argument_group("what to watch")
         target.add_argument("-p", "--pid", type=parsed_by(positive), help="a process that runs")
         target.add_argument("--socket", metavar="PATH", help="a program that shares itself there: pagescan.share(PATH)")
+        target.add_argument(
+            "--model", action="store_true", help="a scripted workload on the model, to try the view on any system"
+        )
         target.add_argument("program", nargs="*", metavar="CMD", help="after --: a command to start, and its arguments")
         target.add_argument(
             "--mappings",
@@ -75,9 +79,10 @@ class Top:
 
 def check(options: argparse.Namespace) -> None:
     """Raises InvalidArgument unless exactly one process is named, and the options make sense together."""
-    if sum(map(bool, (options.pid, options.socket, options.program))) != 1:
+    if sum(map(bool, (options.pid, options.socket, options.model, options.program))) != 1:
         raise InvalidArgument(
-            "name one process to watch: -p PID, --socket PATH, or a command after --", hint="pagescan top --help"
+            "name one process to watch: -p PID, --socket PATH, --model, or a command after --",
+            hint="pagescan top --help",
         )
     if options.interval < SHORTEST_INTERVAL:
         raise InvalidArgument(
@@ -111,13 +116,23 @@ def _app_class() -> type[TopApp]:
 def _source(options: argparse.Namespace) -> ProcessSource:
     from ..views.source import ProcessSource
 
-    tracker = _track(options)
+    between = None
+    if options.model:
+        from ..trackers.process_tracker import attach
+        from .model_workload import Workload
+
+        workload = Workload()
+        between = workload.tick
+        tracker = attach(workload.process, mappings=options.mappings)
+    else:
+        tracker = _track(options)
     try:
         return ProcessSource(
             tracker,
             path=options.output,
             interval_ns=options.interval,
             force=options.force,
+            between=between,
         )
     except BaseException:
         if tracker.popen:

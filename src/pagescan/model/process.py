@@ -15,6 +15,7 @@ from ..ranges import Regions
 from . import advice, faults, remap, swap
 from .behaviour import MREMAP_DROPS_NEIGHBOUR
 from .buffer import Buffer
+from .followed import Followed
 from .fork import fork
 from .likeness import memory_like
 from .mm import TASK_SIZE, Mm, error
@@ -39,7 +40,7 @@ _KINDS = ("anonymous", "shmem", "file", "hugetlb")
 _MMAP_BASE = 0x7000_0000_0000
 
 
-class Process:
+class Process(Followed):
     """One process. Made by :meth:`Machine.process` and :meth:`fork`.
 
     Attributes:

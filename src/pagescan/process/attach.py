@@ -20,13 +20,15 @@ from ..kernel.gadgets import find_gadgets
 from ..kernel.ioctl import syscall_number
 from ..kernel.space import LinuxSpace
 from ..kernel.userfaultfd import UFFD_USER_MODE_ONLY, Userfaultfd, adopt, describe_features, handshake
+from .current import current_space
+from .facts import LinuxFacts
 from .permission import Permission, check_attach, explain_seize, thirty_two_bit
 from .process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..abi import Mapping
+    from ..abi import AddressSpace, Mapping
     from ..kernel.remote import Pause, RemoteCalls
 
 #: Seconds a thread may take to stop.
@@ -244,6 +246,7 @@ class TracedSpace(LinuxSpace):
         adopted: how each userfaultfd was had, in order: pauses, and whether the target would have survived our death.
     """
 
+    runs_by_itself = True
     adopted: list[Adopted]
     #: Soft-dirty bits are not read and reset in one step, and a running process does not stand still for it.
     engines: tuple[str, ...] = ("pagemap-scan", "pagemap-read", "compare")
@@ -267,6 +270,25 @@ class TracedSpace(LinuxSpace):
     def pause_ns(self) -> int:
         """The longest the process can have stood still for us, altogether, in nanoseconds."""
         return sum(one.pause_ns for one in self.adopted)
+
+    @property
+    def facts(self) -> LinuxFacts:
+        """What a recording says of the process."""
+        return LinuxFacts(self.pid)
+
+    @property
+    def proven_on(self) -> AddressSpace:
+        """This very process: what Linux can do is the same for both."""
+        return current_space()
+
+    def again(self) -> TracedSpace:
+        """The memory the same process has now, after an exec, with the pauses so far. Raises NoSuchProcess."""
+        space = TracedSpace(self.pid)
+        if space.start_time != self.start_time:
+            space.close()
+            raise NoSuchProcess(f"process {self.pid} has exited", pid=self.pid)
+        space.adopted[:0] = self.adopted
+        return space
 
     def holds(self) -> bool:
         """Whether the process still has this memory: it has neither exited nor executed another program."""

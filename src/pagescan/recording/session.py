@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from ..errors import AccessDenied, AlreadyExists, InvalidArgument, KernelCannot, NoSuchProcess, PagescanError
-from ..kernel import procfs
+from ..errors import AccessDenied, AlreadyExists, InvalidArgument, KernelCannot, NoSuchProcess
 from ..ranges import Regions
 from ..trackers.written import Quality, Written
 from .model import EndReason, RecordingInfo
@@ -20,7 +18,7 @@ from .writer import RecordingWriter
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..abi import Mapping
+    from ..abi import Mapping, ProcessFacts
 
 #: Looks at a process whose memory is gone, until it is seen to have new memory or to have exited.
 _LOOK_AGAIN_NS = 2_000_000
@@ -36,6 +34,8 @@ class Tracked(Protocol):
     def pages(self) -> Regions: ...
     @property
     def pause_ns(self) -> int: ...
+    @property
+    def facts(self) -> ProcessFacts: ...
     @property
     def engine(self) -> str: ...
     def take(self) -> Written: ...
@@ -190,14 +190,13 @@ class Session:
 
     def _take(self, watch: Waiting) -> Written:
         """As the tracker's take. A process whose memory is gone is about to have new memory (exec), or to exit."""
-        pid = self.tracker.pid
         while True:
             try:
                 return self.tracker.take()
             except NoSuchProcess:
                 pass
             except KernelCannot:  # "has no memory of its own", as a kernel thread
-                if has_memory(pid):
+                if self.tracker.facts.has_memory():
                     raise
             if watch.wait(self._clock() + _LOOK_AGAIN_NS) is not Happened.DUE:
                 nothing = Regions.empty(page_size=self.info.page_size)
@@ -221,7 +220,7 @@ class Session:
             pause_ns=pause,
             quality=written.quality,
             reason=written.reason,
-            resident_pages=None if gone else resident_pages(self.tracker.pid),
+            resident_pages=None if gone else self.tracker.facts.resident_pages(),
             mappings=None if gone else self._mappings(),
         )
         cost.samples += 1
@@ -241,14 +240,13 @@ def describe(
     """What a recording of this process says about itself."""
     from .. import __version__
 
-    if command_line is None:
-        command_line = procfs.read_process_file(tracker.pid, "cmdline").split("\0")[:-1]
+    facts = tracker.facts
     return RecordingInfo(
         pid=tracker.pid,
-        start_time=procfs.read_stat(tracker.pid).start_time,
-        command_line=tuple(command_line),
-        kernel=platform.release(),
-        machine=platform.machine(),
+        start_time=facts.start_time,
+        command_line=facts.command_line() if command_line is None else tuple(command_line),
+        kernel=facts.kernel,
+        machine=facts.machine,
         page_size=tracker.pages.page_size,
         engine=tracker.engine,
         interval_ns=interval_ns,
@@ -256,22 +254,6 @@ def describe(
         started_ns=started_ns,
         started_wall_ns=started_wall_ns,
     )
-
-
-def has_memory(pid: int) -> bool:
-    """Whether the process has memory: one that exits gives it back before it can be seen to have exited."""
-    try:
-        return "VmSize" in procfs.read_status(pid).fields
-    except NoSuchProcess:
-        return False
-
-
-def resident_pages(pid: int) -> int | None:
-    """Pages of the process in memory (the second number of proc_pid_statm(5)); None if it has exited."""
-    try:
-        return int(procfs.read_process_file(pid, "statm").split()[1])
-    except (PagescanError, IndexError):
-        return None
 
 
 def check_destination(path: str | os.PathLike[str], *, force: bool) -> None:

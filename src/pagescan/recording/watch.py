@@ -9,8 +9,6 @@ import select
 import time
 from typing import TYPE_CHECKING, Self
 
-from ..kernel import memory
-
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -32,6 +30,8 @@ class Watch:
     """
 
     def __init__(self, pid: int):
+        from ..kernel import memory  # on Linux only
+
         self._pidfd = memory.pidfd_open(pid)
         self._ear, self._mouth = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..abi import MemoryKind
 from ..errors import KernelCannot, NoSuchProcess, NotWriteProtectable, PagescanError
-from ..process.current import current_space
 from ..ranges import Regions
 from .base import Engine, Extent
 from .choose import candidates, first_that_works, prove_engine
@@ -25,7 +24,7 @@ from .process_engine import ProcessEngine
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ..process.attach import TracedSpace
+    from ..abi import FollowedSpace
 
 
 class FollowingEngine(Engine, Protocol):
@@ -49,7 +48,7 @@ class FollowingCompare(CompareEngine):
 
     bridges: frozenset[tuple[int, int]] = frozenset()
 
-    def __init__(self, space: TracedSpace):
+    def __init__(self, space: FollowedSpace):
         if not space.holds():
             raise NoSuchProcess(f"{space.label} has exited", pid=space.pid)
         super().__init__(space)
@@ -84,21 +83,22 @@ class FollowingCompare(CompareEngine):
         return False
 
 
-_MAKERS: dict[str, Callable[[TracedSpace], FollowingEngine]] = {
+_MAKERS: dict[str, Callable[[FollowedSpace], FollowingEngine]] = {
+    "model": lambda space: ProcessEngine(space, "model"),
     "pagemap-scan": ProcessEngine,
     "pagemap-read": FollowingRead,
     "compare": FollowingCompare,
 }
 
 
-def open_engine(space: TracedSpace, name: str = "auto") -> tuple[FollowingEngine, str]:
+def open_engine(space: FollowedSpace, name: str = "auto") -> tuple[FollowingEngine, str]:
     """The first engine that proves itself here and that this process lets us have; and why it is this one.
 
     Raises NoSuchProcess; InvalidArgument for an engine that cannot follow a process; the first engine's AccessDenied or
     KernelCannot if none can be had.
     """
     names, forced = candidates(space, name)
-    here = current_space()
+    here = space.proven_on
     kind = MemoryKind(anonymous=True, shared=False, page_size=space.page_size)
     opened: list[FollowingEngine] = []
 

@@ -28,8 +28,7 @@ from .written import Quality, Written
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ..abi import Mapping
-    from ..process.attach import TracedSpace
+    from ..abi import FollowedSpace, Mapping
     from .base import Extent
     from .changed import Changed
 
@@ -44,7 +43,7 @@ class Following:
 
     def __init__(
         self,
-        space: TracedSpace,
+        space: FollowedSpace,
         wanted: Callable[[Mapping], bool],
         engine: str = "auto",
         hot: Hot = "protect",
@@ -197,18 +196,12 @@ class Following:
 
     def _follow_exec(self) -> None:
         """The process has executed another program, whose memory is all new; or has exited (NoSuchProcess)."""
-        from ..process.attach import TracedSpace
-
-        space = TracedSpace(self.space.pid)
-        if space.start_time != self.space.start_time:
-            space.close()
-            raise NoSuchProcess(f"process {self.space.pid} has exited", pid=self.space.pid)
+        space = self.space.again()
         try:
             engine, _ = open_engine(space, self.engine.name)
         except BaseException:
             space.close()
             raise
-        space.adopted[:0] = self.space.adopted
         self.engine.close()
         self.space.close()
         self.engine, self.space = engine, space

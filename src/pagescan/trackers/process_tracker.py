@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..abi import Mapping
-    from ..process.attach import TracedSpace
+    from ..abi import FollowedSpace, Mapping, ProcessFacts
+    from ..process.freeze import Freezer
     from ..process.spawn import Spawned
     from ..ranges import Regions
     from .base import Hot
@@ -33,7 +33,7 @@ Chosen = str | Iterable[str] | Callable[["Mapping"], bool] | None
 
 
 def attach(
-    target: int | str,
+    target: int | str | FollowedSpace,
     *,
     mappings: Chosen = None,
     engine: str = "auto",
@@ -48,7 +48,8 @@ def attach(
     target goes on unharmed.
 
     Args:
-        target: a pid; or the path of the Unix socket on which a process called :func:`pagescan.share`.
+        target: a pid; or the path of the Unix socket on which a process called :func:`pagescan.share`; or a process
+            of the model.
         mappings: which mappings: a name pattern or several (``"[heap]"``, ``"*.so*"``), or a function of a
             :class:`Mapping`. By default all that can be written to.
         engine: ``"auto"`` takes ``"pagemap-scan"``; where that cannot be had (a seccomp filter, a debugger, a 32-bit
@@ -64,17 +65,25 @@ def attach(
     Raises NoSuchProcess, AccessDenied (with the one command that mends it), KernelCannot. All is checked before
     anything is touched.
     """
+    if follow_forks and not isinstance(target, (int, str)):
+        raise InvalidArgument("forks are followed on Linux only", hint="attach to each process of the model")
+    return ProcessTracker(
+        _followed(target), mappings=mappings, engine=engine, hot=hot, freeze=freeze, follow_forks=follow_forks
+    )
+
+
+def _followed(target: int | str | FollowedSpace) -> FollowedSpace:
+    if not isinstance(target, (int, str)):
+        return target
     from ..process.attach import TracedSpace
     from ..process.share import connect
 
     if isinstance(target, str):
         adopted = connect(target)
-        space = TracedSpace(adopted.pid, ready=adopted)
-    elif target == os.getpid():
+        return TracedSpace(adopted.pid, ready=adopted)
+    if target == os.getpid():
         raise InvalidArgument("a process does not attach to itself", hint="track buffers: pagescan.track(array)")
-    else:
-        space = TracedSpace(target)
-    return ProcessTracker(space, mappings=mappings, engine=engine, hot=hot, freeze=freeze, follow_forks=follow_forks)
+    return TracedSpace(target)
 
 
 def spawn(
@@ -107,6 +116,15 @@ def spawn(
         started.kill()
         raise
     return tracker
+
+
+def _freezer(space: FollowedSpace) -> Freezer | None:
+    """What holds the process still; nothing for one that stands still anyway."""
+    if not space.runs_by_itself:
+        return None
+    from ..process.freeze import Freezer
+
+    return Freezer(space.pid)
 
 
 class ProcessCursor:
@@ -175,7 +193,7 @@ class ProcessTracker(ProcessCursor):
 
     def __init__(
         self,
-        space: TracedSpace,
+        space: FollowedSpace,
         *,
         mappings: Chosen = None,
         engine: str = "auto",
@@ -186,12 +204,9 @@ class ProcessTracker(ProcessCursor):
         forked: bool = False,
     ):
         """``forked``: nothing is known of its memory so far, so the first answer names all that it holds."""
-        from ..process.attach import TracedSpace
-        from ..process.freeze import Freezer
-
         self.pid = space.pid
         self.popen = spawned.popen if spawned else None
-        self._freezer = Freezer(space.pid)
+        self._freezer = _freezer(space)
         self._family: Family | None = None
         try:
             following = Following(space, chooser(mappings), engine, hot, arm=not forked)
@@ -201,7 +216,7 @@ class ProcessTracker(ProcessCursor):
             raise
         if follow_forks:
             how: dict[str, Any] = {"mappings": mappings, "engine": engine, "hot": hot, "freeze": freeze}
-            self._family = Family(self.pid, lambda pid: ProcessTracker(TracedSpace(pid), forked=True, **how))
+            self._family = Family(self.pid, lambda pid: ProcessTracker(_followed(pid), forked=True, **how))
             self._family.look()
 
     @property
@@ -209,7 +224,7 @@ class ProcessTracker(ProcessCursor):
         return self._following.space.pause_ns
 
     @property
-    def space(self) -> TracedSpace:
+    def space(self) -> FollowedSpace:
         """The memory that is tracked; another one after the process has executed a program."""
         return self._following.space
 
@@ -234,6 +249,11 @@ class ProcessTracker(ProcessCursor):
     def closed(self) -> bool:
         return self._following.closed
 
+    @property
+    def facts(self) -> ProcessFacts:
+        """What a recording says of the process."""
+        return self._following.space.facts
+
     def cursor(self) -> ProcessCursor:
         """An independent reader, from now on."""
         return ProcessCursor(self._following, self._still)
@@ -247,6 +267,8 @@ class ProcessTracker(ProcessCursor):
 
         Reads ``/proc/PID/smaps``, for which the kernel walks all page tables: some milliseconds for each GiB in use.
         """
+        if not self.space.runs_by_itself:
+            raise InvalidArgument(f"{self.space.label} has no /proc to read this from")
         from ..kernel import procfs
 
         return judge_mappings(procfs.list_smaps(self.pid), self.pages, self.untracked)
@@ -296,7 +318,7 @@ class ProcessTracker(ProcessCursor):
         SIGSTOP and SIGCONT. If this process is killed meanwhile, a guardian process lets it go on. One that was stopped
         already stays so. Raises KernelCannot if it does not stand still within ``timeout`` seconds.
         """
-        return self._freezer.frozen(timeout)
+        return self._freezer.frozen(timeout) if self._freezer else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
@@ -312,7 +334,8 @@ class ProcessTracker(ProcessCursor):
         if self._family:
             self._family.close()
         self._following.close()
-        self._freezer.close()
+        if self._freezer:
+            self._freezer.close()
 
     close = detach
 

@@ -16,13 +16,13 @@ import numpy as np
 from ..errors import KernelCannot, NoSuchProcess
 from ..ranges import Regions
 from ..recording import EndReason, RecordingWriter
-from ..recording.session import GONE, describe, has_memory, resident_pages
+from ..recording.session import GONE, describe
 from ..trackers.written import Quality, Written
 from .heat import written_below
 from .state import Look
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from ..abi import Mapping
     from ..trackers.process_tracker import ProcessTracker
@@ -100,6 +100,7 @@ class ProcessSource:
         path: of the recording to make, or None.
         interval_ns: the time between looks, which the recording notes.
         force: overwrite what has that name.
+        between: called before each look: a process that does not run by itself does there what it does meanwhile.
 
     Raises NoSuchProcess, and what :class:`~pagescan.recording.RecordingWriter` raises.
     """
@@ -111,7 +112,9 @@ class ProcessSource:
         path: str | None = None,
         interval_ns: int = 1_000_000_000,
         force: bool = False,
+        between: Callable[[], object] | None = None,
     ):
+        self._between = between or (lambda: None)
         self.pid = tracker.pid
         self.popen: subprocess.Popen[bytes] | None = tracker.popen
         self.ended: Ended | None = None
@@ -146,6 +149,7 @@ class ProcessSource:
     def look(self) -> Seen | Ended:
         if self.ended is not None:
             return self.ended
+        self._between()
         began = time.monotonic_ns()
         written = self._take()
         taken = _Taken(written, time.monotonic_ns(), time.monotonic_ns() - began)
@@ -169,7 +173,7 @@ class ProcessSource:
             except NoSuchProcess:
                 pass
             except KernelCannot:  # "has no memory of its own", as a kernel thread
-                if has_memory(self.pid):
+                if self._tracker.facts.has_memory():
                     raise
             time.sleep(_LOOK_AGAIN)
         return Written.of(self._nothing(), self._nothing(), Quality.LOST, GONE)
@@ -193,7 +197,7 @@ class ProcessSource:
             pause_ns=pause - self._told_ns,
             quality=taken.written.quality,
             reason=taken.written.reason,
-            resident_pages=None if gone else resident_pages(self.pid),
+            resident_pages=None if gone else self._tracker.facts.resident_pages(),
             mappings=None if gone else self._mappings,
         )
         self._told_ns = pause
