@@ -35,6 +35,7 @@ TOPIC_SETS = [
     tuple(topic for topic in TOPICS if topic != "free"),
     ("anonymous", "thp", "swap", "unregister"),
     ("hugetlb", "hugetlb-shared", "fork", "unregister"),
+    ("hugetlb", "hugetlb-shared", "anonymous", "fork", "unregister", "mprotect", "remove", "unmap"),
 ]
 #: Of test_many_histories.
 SEED = 1
@@ -210,9 +211,25 @@ MENDED: dict[str, list[Operation]] = {
         ("advise", 0, 512, "dontneed"),
         ("read", 14, 2),
     ],
+    # What lies before part of a hugetlb page is unregistered before that is found to be impossible.
+    "unregister-up-to-part-of-hugetlb": [
+        ("map", 0, 4 * FANOUT, "hugetlb-shared"),
+        ("map", 0, FANOUT, "anonymous"),
+        ("register", 0, 2 * FANOUT),
+        ("unregister", FANOUT - 6, FANOUT),
+    ],
+    # The child gets a table of tables for memory that has none, and so its hugetlb entries are empty ones.
+    "fork-of-empty-hugetlb": [
+        ("map", 0, 2 * FANOUT, "anonymous"),
+        ("write", 0, 2, 52),
+        ("map", 0, FANOUT, "hugetlb-shared"),
+        ("fork",),
+    ],
 }
 
 
 @pytest.mark.parametrize("name", MENDED)
 def test_histories_that_differed_once(pair: Pair, name: str) -> None:
+    if "hugetlb" in name:
+        needs(["hugetlb"])
     assert run(pair, MENDED[name]) is None

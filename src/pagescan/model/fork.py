@@ -48,10 +48,9 @@ def fork(parent: Mm) -> Mm:
 
 def _copy_tables(parent: Mm, child: Mm, vma: Vma, keeps: bool) -> None:
     lut = _SAME if keeps else _UNREGISTERED
-    if vma.hugetlb:
-        # copy_hugetlb_page_range() allocates where the parent has a table, also for an empty entry.
-        puds = range(vma.start // (parent.pmd_size * parent.fanout), -(-vma.end // (parent.pmd_size * parent.fanout)))
-        child.tables.puds |= parent.tables.puds & set(puds)
+    # copy_pmd_range() and copy_hugetlb_page_range() allocate where the parent has a table of tables, also for nothing.
+    puds = range(vma.start // (parent.pmd_size * parent.fanout), -(-vma.end // (parent.pmd_size * parent.fanout)))
+    child.tables.puds |= parent.tables.puds & set(puds)
     for pmd, row, low, high in parent.tables.blocks(*parent.pages(vma.start, vma.end)):
         copied = lut[parent.tables.entries[row, low:high]]
         new = child.tables.ensure(pmd)

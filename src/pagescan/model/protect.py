@@ -28,8 +28,10 @@ def protect(mm: Mm, vma: Vma, first: int, last: int) -> None:
 
 
 def unprotect(mm: Mm, vma: Vma, first: int, last: int) -> None:
-    """Clear the bits of pages [first, last); markers become empty entries."""
-    if not vma.hugetlb:
+    """Clear the bits of pages [first, last), of hugetlb pages as a whole; markers become empty entries."""
+    if vma.hugetlb:
+        first, last = first // mm.fanout * mm.fanout, -(-last // mm.fanout) * mm.fanout
+    else:
         mm.split_edges(first, last)
     mm.tables.transform(first, last, UNPROTECT)
     if vma.hugetlb:

@@ -121,8 +121,6 @@ class Userfaultfd:
                 raise error(errno.EINVAL, "UFFDIO_UNREGISTER: the range belongs to another userfaultfd")
             if not self._can_register(vma, vma.mode):
                 raise error(errno.EINVAL, f"UFFDIO_UNREGISTER: {vma.start:#x}-{vma.end:#x} cannot be registered")
-            if vma.hugetlb and vma.context is not None and vma.start < end < vma.end and end % self._mm.pmd_size:
-                raise error(errno.EINVAL, f"UFFDIO_UNREGISTER: {end:#x} lies inside a huge page")
         self._clear(start, end)
 
     def _clear(self, start: int, end: int) -> None:
@@ -130,9 +128,10 @@ class Userfaultfd:
             if vma.context is not self.context:
                 continue
             low, high = first * self._mm.page_size, last * self._mm.page_size
-            self._mm.isolate(low, high)
             if vma.wp or vma.rwp:
                 unprotect(self._mm, vma, first, last)
+            # EINVAL: the end lies inside a hugetlb page; what came before is unregistered all the same.
+            self._mm.isolate(low, high)
             self._mm.change(low, high, context=None, mode=0)
 
     def writeprotect(self, start: int, length: int, *, protect: bool = True) -> None:
