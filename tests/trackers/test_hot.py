@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import resource
+import threading
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,59 @@ class TestOneReader:
     def test_a_word_that_is_neither(self, array):
         with pytest.raises(InvalidArgument, match="hot = 'yes'"):
             pagescan.track(array, hot="yes")  # type: ignore[arg-type]
+
+
+class TestNothingIsMissed:
+    @pytest.mark.parametrize("engine", ["pagemap-scan", "pagemap-read", "compare"])
+    def test_contents_that_return_to_what_they_were(self, array, engine):
+        """Who compares would call them unchanged; but the answers before had named other contents."""
+        with pagescan.track(array, engine=engine, hot="exempt") as tracker:
+            heat(tracker, array)
+            replica = array.copy()
+            for step in range(2 * INTERVALS[0]):
+                array[:] = 77 if step == 3 else replica if step < 3 else array
+                if step == 5:
+                    array[:] = 8
+                for part in tracker.take().slices(array):
+                    replica.reshape(-1)[part] = array.reshape(-1)[part]
+                assert np.array_equal(replica, array)
+            assert not tracker.take()
+
+    def test_no_update_is_lost_under_writers(self, array):
+        """Copy what each take names while threads write, now to everything and now here and there."""
+        replica = array.copy()
+        stop, hot, wrote = threading.Event(), threading.Event(), threading.Event()
+
+        def write(seed: int) -> None:
+            random = np.random.default_rng(seed)
+            while not stop.is_set():
+                first = 0 if hot.is_set() else int(random.integers(PAGES))
+                array[first : PAGES if hot.is_set() else first + 1, seed] += 1
+                wrote.set()
+
+        def copy(written: pagescan.Written) -> int:
+            for part in written.slices(array):
+                replica.reshape(-1)[part] = array.reshape(-1)[part]
+            return written.exempted.page_count
+
+        writers = [threading.Thread(target=write, args=(seed,)) for seed in (1, 2)]
+        exempted = []
+        with pagescan.track(array, hot="exempt") as tracker:
+            for writer in writers:
+                writer.start()
+            for look in range(90):
+                (hot.clear if look % 50 > 30 else hot.set)()
+                for _ in range(2):
+                    wrote.clear()
+                    wrote.wait(5)
+                exempted.append(copy(tracker.take()))
+            stop.set()
+            for writer in writers:
+                writer.join()
+            copy(tracker.take())
+        assert np.array_equal(replica, array)
+        assert max(exempted) > 0
+        assert min(exempted[31:50]) == 0
 
 
 class TestSeveralReaders:
