@@ -18,6 +18,7 @@ from functools import partial
 
 import numpy as np
 
+import attaching
 import engines
 import hot
 import many
@@ -58,6 +59,8 @@ GROUPS = {
     "dense": "where tracking loses: dense writes, and the break-even",
     "tiny": "where tracking loses: tiny buffers",
     "store": "series.commit(), against writing the pages by hand, and saving everything with numpy, joblib, zarr",
+    "pause": "how long a process stands still when it is attached to",
+    "redis": "SETs that a redis serves while it is tracked ten times a second, against untracked",
     "start": "import pagescan and pagescan --version, against python -c pass",
 }
 
@@ -82,6 +85,9 @@ def main(arguments: list[str] | None = None) -> int:
         report.rows += [Row(name, GROUPS[name], "", skipped=str(missing)) for name in NATIVE if name in wanted]
     if "store" in wanted:
         _attempt(report, "store", partial(storing.commit, report, effort.scaled(4)))
+    for name, attached in (("pause", attaching.pause), ("redis", attaching.redis)):
+        if name in wanted:
+            _attempt(report, name, partial(attached, report, effort))
     if "start" in wanted:
         _attempt(report, "start", partial(starting.start, report, effort.scaled(2)))
     print(json.dumps(report.document(), indent=2) if options.json else _text(report))

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 import pagescan
 from pagescan import Closed, InvalidArgument, NoSuchProcess, PagescanError, ProcessTracker, Quality, Regions
 
+from ..process import replica
 from .target import PAGE, TARGET, Target
 
 
@@ -297,83 +297,15 @@ class TestSpawn:
             pagescan.spawn(["no-such-program"])
 
 
-WRITER = r"""
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#define PAGES 1024
-static unsigned char *area;
-static volatile int stop;
-static void *work(void *seed) {
-    unsigned s = (unsigned)(size_t)seed;
-    while (!stop) {
-        size_t page = rand_r(&s) % PAGES;
-        switch (rand_r(&s) % 16) {
-        case 0: madvise(area + page * 4096, 4096, MADV_DONTNEED); break;
-        case 1: memset(area + page * 4096, (int)s, 4096); break;
-        default: __atomic_add_fetch((unsigned *)(area + page * 4096 + rand_r(&s) % 1024 * 4), 1, __ATOMIC_RELAXED);
-        }
-    }
-    return 0;
-}
-int main(void) {
-    pthread_t threads[2];
-    area = mmap(0, PAGES * 4096, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    memset(area, 1, PAGES * 4096);
-    printf("%zu\n", (size_t)area);
-    fflush(stdout);
-    getchar();
-    for (size_t i = 0; i < 2; i++) pthread_create(&threads[i], 0, work, (void *)(i + 1));
-    getchar();
-    stop = 1;
-    for (int i = 0; i < 2; i++) pthread_join(threads[i], 0);
-    puts("stopped");
-    fflush(stdout);
-    getchar();
-    return 0;
-}
-"""
-
-
 @pytest.mark.skipif(PAGE != 4096, reason="the writer is written for pages of 4 KiB")
-def test_a_replica_of_a_process_with_writing_threads_ends_equal(tmp_path):
-    """take + read, round after round, while two threads write and give memory back."""
+def test_a_replica_of_a_process_with_writing_threads_ends_equal():
+    """take + read, round after round, while threads write and give memory back; `scripts/replica` is the long form."""
     try:
-        subprocess.run(
-            ["gcc", "-O1", "-pthread", "-x", "c", "-", "-o", tmp_path / "writer"], input=WRITER.encode(), check=True
-        )
+        outcome = replica.run(500)
     except FileNotFoundError:
         pytest.skip("no gcc to compile the writer")
-    with subprocess.Popen([tmp_path / "writer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as writer:
-        assert writer.stdin
-        assert writer.stdout
-        at = int(writer.stdout.readline())
-        whole = Regions.span(at, at + 1024 * 4096)
-        with pagescan.attach(writer.pid) as tracker:
-            replica = tracker.read(whole)
-            found = 0
-
-            def copy() -> int:
-                written = tracker.take() & whole
-                content, position = tracker.read(written), 0
-                for region in written:
-                    replica[region.start - at : region.end - at] = content[position : position + region.size]
-                    position += region.size
-                return written.page_count
-
-            writer.stdin.write(b"\n")
-            for _ in range(500):
-                found += copy()
-            writer.stdin.write(b"\n")
-            assert writer.stdout.readline() == b"stopped\n"
-            copy()
-            assert found > 500
-            assert np.array_equal(replica, tracker.read(whole))
-        writer.stdin.write(b"\n")
-        writer.stdin.close()
-        assert writer.wait(timeout=30) == 0
+    assert outcome.copied > 500
+    assert (outcome.rounds, outcome.differing) == (500, 0)
 
 
 def test_killing_the_tracker_leaves_the_target_unharmed(target):
