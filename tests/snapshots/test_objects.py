@@ -110,6 +110,19 @@ class TestKeys:
         with pytest.raises(InvalidArgument, match="takes 270 bytes"):
             store.series("ä" * 45, a=array)
 
+    def test_what_others_put_there_is_ignored(self, store, array):
+        with store.series("s", a=array) as series:
+            series.commit()
+        for key in (
+            "series/README",
+            "series/=zz/0000000000000001",
+            "series/s/index.html",
+            "series/s/x/0000000000000007",
+        ):
+            obstore.put(raw(store), f"series/{key}", b"x")
+        assert store.names() == ["s"]
+        assert [version.number for version in store.versions("s")] == [1]
+
     def test_newer_format_is_refused(self, url, store):
         obstore.put(raw(store), "format/2", b"")
         pagescan.open_store(url).close()  # both: a reader of format 1 reads what is of format 1
@@ -468,6 +481,20 @@ class TestCopy:
             assert np.array_equal(copied.read("s")["a"], array)
             back = copied.copy(f"memory://{secrets.token_hex(8)}")
             assert (back.versions, back.packs) == (2, 2)
+
+    def test_brings_back_what_was_pruned_there(self, store, array):
+        with store.series("s", a=array) as series:
+            for page in range(3):
+                array[page * PAGE] ^= 1
+                series.commit()
+        with pagescan.open_store("memory://") as copied:
+            store.copy(copied)
+            copied.prune(keep_last=1)
+            assert store.copy(copied).versions == 2
+            assert [version.number for version in copied.versions("s")] == [1, 2, 3]
+            copied.backend.reclaim(copied.backend.now_ns())
+            assert [version.number for version in copied.versions("s")] == [1, 2, 3]
+            assert not copied.verify().damage
 
 
 class TestOpening:

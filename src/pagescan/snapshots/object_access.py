@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import itertools
 import os
-import re
 import threading
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from ..errors import AccessDenied, Closed, InvalidArgument, MissingExtra, PagescanError, StoreUnavailable
+from ..errors import Closed, InvalidArgument, MissingExtra
+from .object_errors import explain, no_bucket, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -213,7 +212,7 @@ class Place:
         try:
             yield
         except (self._obstore.exceptions.BaseError, FileNotFoundError, PermissionError, TimeoutError) as error:
-            raise _explain(self.url, error) from error
+            raise explain(self.url, error) from error
 
 
 class Folder(Place):
@@ -236,7 +235,7 @@ class Folder(Place):
     def upload(self, key: str, parts: Iterable[bytes]) -> int:
         self._make_private(key)
         size = super().upload(key, parts)
-        _sync(self._path / key)
+        self._sync(self._path / key)
         self._sync_name(key)
         return size
 
@@ -247,7 +246,7 @@ class Folder(Place):
         self._make_private(staged)
         self._make_private(key)
         super().put(staged, data)
-        _sync(self._path / staged)
+        self._sync(self._path / staged)
         with self._explained():
             try:
                 self._obstore.rename(self._used(), staged, key, overwrite=overwrite)
@@ -261,26 +260,29 @@ class Folder(Place):
         """Make the folder that a key begins with its owner's alone, if it is not there."""
         top, folder, _ = key.partition("/")
         if folder:
-            (self._path / top).mkdir(mode=0o700, exist_ok=True)
+            with self._explained():
+                (self._path / top).mkdir(mode=0o700, exist_ok=True)
 
     def _sync_name(self, key: str) -> None:
         """Put the name of a file on the disk: its folder, and those above that may be new."""
         folder = (self._path / key).parent
-        _sync(folder)
+        self._sync(folder)
         for above in folder.parents:
             if folder in self._durable:
                 break
-            _sync(above)
+            self._sync(above)
             self._durable.add(folder)
             folder = above
 
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def _sync(self, path: Path) -> None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise explain(self.url, error) from error
 
 
 class Memory(Place):
@@ -310,11 +312,11 @@ def open_place(url: str, *, create: bool, options: dict[str, Any]) -> Place:
         return Place(url, obstore.store.from_url(url, **_with_http(options)))
     except (obstore.exceptions.UnknownConfigurationKeyError, TypeError, ValueError) as error:
         raise InvalidArgument(
-            f"{url} cannot be opened with these options: {_words(error)}",
+            f"{url} cannot be opened with these options: {words(error)}",
             hint="options are those of obstore's store classes: endpoint=, region=, access_key_id=, ...",
         ) from error
     except obstore.exceptions.BaseError as error:
-        raise _explain(url, error) from error
+        raise explain(url, error) from error
 
 
 def _folder(url: str, create: bool) -> Folder:
@@ -329,7 +331,7 @@ def _folder(url: str, create: bool) -> Folder:
             raise InvalidArgument(f"there is no store at {url}")
         return Folder(url, path, _import_obstore().store.LocalStore(path))
     except OSError as error:
-        raise _explain(url, error) from error
+        raise explain(url, error) from error
 
 
 def _in_memory(url: str) -> Place:
@@ -341,8 +343,10 @@ def _in_memory(url: str) -> Place:
 
 def _with_http(options: dict[str, Any]) -> dict[str, Any]:
     """The options, with plain http allowed where the endpoint says so itself."""
-    endpoint = options.get("endpoint") or options.get("aws_endpoint") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    if not str(endpoint).startswith("http://"):
+    names = ("endpoint", "endpoint_url", "aws_endpoint", "aws_endpoint_url")
+    given = [options[name] for name in names if name in options]
+    given += [os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT")]
+    if not str(next(filter(None, given), "")).startswith("http://"):
         return options
     return {**options, "client_options": {"allow_http": True, **options.get("client_options", {})}}
 
@@ -402,7 +406,7 @@ def _missing_is_key_error(key: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        if "NoSuchBucket" in str(error):
+        if no_bucket(str(error)):
             raise
         raise KeyError(key) from None
 
@@ -414,41 +418,3 @@ def _until(parts: Iterator[bytes], size: int) -> Iterator[bytes]:
         size -= len(part)
         if size <= 0:
             return
-
-
-def _words(error: BaseException) -> str:
-    """obstore's message without what is for its own developers, in one line."""
-    return " ".join(str(error).partition("Debug source")[0].split())
-
-
-def _explain(url: str, error: BaseException) -> PagescanError:
-    words = _words(error)
-    found = re.search(r"\(os error (\d+)\)", words)
-    number = getattr(error, "errno", None) or (int(found[1]) if found else None)
-    name = type(error).__name__
-    if number == errno.ENOSPC:
-        return PagescanError(f"cannot write {url}: no space is left there", errno=number)
-    if name in ("PermissionDeniedError", "UnauthenticatedError") or number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return AccessDenied(f"{url}: access was refused: {words}", hint=_credentials(url), errno=number)
-    if isinstance(error, FileNotFoundError) or "NoSuchBucket" in words:
-        return InvalidArgument(
-            f"{url}: there is no such bucket, container or folder: {words}", hint="make it, or mend the URL"
-        )
-    if "169.254.169.254" in words or "must be specified" in words:
-        return AccessDenied(f"{url}: no credentials were found: {words}", hint=_credentials(url))
-    return StoreUnavailable(
-        f"{url} cannot be reached, or does not answer as it should: {words}",
-        hint="nothing is lost: mend the connection (endpoint=, region=, network) and do it again",
-        errno=number,
-    )
-
-
-def _credentials(url: str) -> str:
-    if url.startswith("file:"):
-        return "give a folder of your own"
-    variables = {
-        "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION",
-        "gs": "GOOGLE_APPLICATION_CREDENTIALS",
-        "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
-    }[url.partition("://")[0]]
-    return f"set {variables}, or pass the like of access_key_id= to open_store()"

@@ -8,6 +8,7 @@ somebody may still be about to read or to name is deleted before a grace period 
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DataCorrupt, InvalidArgument, VersionConflict
@@ -112,12 +113,13 @@ class ObjectBackend:
 
     def series(self) -> list[str]:
         names = [_decoded(folder) for folder in self._place.folders(_SERIES)]
-        return sorted(name for name in names if self.versions(name))
+        return sorted(name for name in names if name is not None and self.versions(name))
 
     def versions(self, series: str) -> list[int]:
-        # An empty object keeps the number of a version that was deleted.
-        items = self._place.items(f"{_SERIES}/{_encoded(series)}")
-        return [int(_last(item.key)) for item in items if item.size]
+        # An empty object keeps the number of a version that was deleted. What others may have put there is ignored.
+        folder = f"{_SERIES}/{_encoded(series)}"
+        keys = [item.key for item in self._place.items(folder) if item.size]
+        return [int(found[1]) for key in keys if (found := re.fullmatch(rf"{folder}/(\d{{16}})", key))]
 
     def read_manifest(self, series: str, version: int) -> bytes:
         data = self._place.get(_key(_SERIES, series, version))
@@ -127,8 +129,13 @@ class ObjectBackend:
 
     def create_manifest(self, series: str, version: int, data: bytes) -> None:
         key = _key(_SERIES, series, version)
-        # If it is there and ours, an answer was lost and the request sent again.
-        if not self._place.create(key, data) and self._place.get(key) != data:
+        if self._place.create(key, data):
+            return
+        there = self._place.get(key)
+        if not there and self._note(series, version) == data:
+            # The very version that was deleted is brought back, by copy(). Nobody else can make another of that number.
+            self._place.put(key, data)
+        elif there != data:  # if it is ours, an answer was lost and the request sent again
             raise VersionConflict(
                 f"version {version} of {series!r} exists already in {self.url}",
                 hint="series.refresh() compares with the newest version; then commit again",
@@ -163,6 +170,12 @@ class ObjectBackend:
     def close(self) -> None:
         self._place.close()
 
+    def _note(self, series: str, version: int) -> bytes | None:
+        try:
+            return self._place.get(_key(_DELETED, series, version))
+        except KeyError:
+            return None
+
     def _named_by(self, note: Item) -> set[str]:
         try:
             return {ref.name for ref in Manifest.from_bytes(self._place.get(note.key)).packs}
@@ -190,6 +203,11 @@ def _encoded(series: str) -> str:
     return key
 
 
-def _decoded(key: str) -> str:
-    first, *rest = key.split("=")
-    return b"".join([first.encode(), *(bytes.fromhex(x[:2]) + x[2:].encode() for x in rest)]).decode()
+def _decoded(key: str) -> str | None:
+    """The name that stands in a key as this; None for what is no name of ours."""
+    try:
+        first, *rest = key.split("=")
+        name = b"".join([first.encode(), *(bytes.fromhex(x[:2]) + x[2:].encode() for x in rest)]).decode()
+        return name if _encoded(name) == key else None
+    except (ValueError, InvalidArgument):
+        return None
