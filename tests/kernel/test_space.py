@@ -160,6 +160,20 @@ def test_the_proof_of_tracking_is_made_once(userfaultfd):
     assert LinuxSpace.current().prove_tracking() is first
 
 
+def test_faults_that_asking_takes_are_not_counted():
+    """After a fork every first write faults, as after a reset of the soft-dirty bits: also those of asking itself."""
+    space = LinuxSpace.current()
+    space.foreign_faults()
+    for _ in range(5):
+        pid = os.fork()
+        if pid == 0:
+            signal.pause()
+        first, second = space.foreign_faults(), space.foreign_faults()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert first == second
+
+
 def test_faults_of_other_threads_are_counted_and_our_own_are_not():
     space = LinuxSpace.current()
     before = space.foreign_faults()
