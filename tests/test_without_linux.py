@@ -125,6 +125,8 @@ PORTABLE = {
     "model": 100,
     "conformance/test_calls.py": 20,
     "conformance/test_written.py": 400,
+    "conformance/test_soft_dirty.py": 7,
+    "testing/test_fake.py": 4,
     "analysis": 20,
     "recording": 50,
     "views": 30,
