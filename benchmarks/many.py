@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import pagescan
 from harness import Effort, Pairs, Report, Row, interleave, size_name, timed
 from native import PAGE, REGION, Memory, Native
+from pagescan.units import format_count
 from taking import VEC_LEN
 
 MIB = 1 << 20
@@ -37,7 +38,7 @@ def many(report: Report, native: Native, effort: Effort) -> None:
             ours, theirs = Memory(size), Memory(size)
         native.register(theirs)
         for count in COUNTS:
-            what = f"take() of {count:,} arrays in {size_name(size)}"
+            what = f"take() of {format_count(count, 'array')} in {size_name(size)}"
             if count * 2 * PAGE > size and count > 1:
                 reason = "they would share their pages, and be one run"
                 report.rows.append(Row("many", what, "get + protect of one array in C", skipped=reason))
@@ -66,8 +67,8 @@ def _curve(report: Report, native: Native, effort: Effort, ours: Memory, theirs:
             pairs = interleave(
                 timed(tracker.take), lambda: native.scan(theirs, vec, VEC_LEN, wp=True)[0], effort, prepare=write
             )
-            state = f"{len(written)} pages written" if len(written) else "clean"
-            what = f"take() of {count:,} arrays in {size_name(ours.size)}, {state}"
+            state = f"{format_count(len(written), 'page')} written" if len(written) else "clean"
+            what = f"take() of {format_count(count, 'array')} in {size_name(ours.size)}, {state}"
             report.add("many", what, "get + protect of one array in C", pairs)
 
 
