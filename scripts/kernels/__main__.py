@@ -28,7 +28,11 @@ PYTEST = (
     *("-o", "timeout=180", "-o", "faulthandler_timeout=240"),
 )
 #: Variables for the guest, as they are here, or else so.
-ENVIRONMENT = {"HYPOTHESIS_PROFILE": "dev", "PAGESCAN_DIFFERENTIAL_SECONDS": "150"}
+ENVIRONMENT = {
+    "HYPOTHESIS_PROFILE": "dev",
+    "PAGESCAN_DIFFERENTIAL_SECONDS": "150",
+    "PAGESCAN_DIFFERENTIAL_EXAMPLES": "8",
+}
 SUPPORT = Path("docs/support.md")
 #: Guests at a time: two use two processors, and more would only make each other time out.
 AT_A_TIME = min(2, os.cpu_count() or 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -134,7 +135,8 @@ def _details(result: Result) -> list[str]:
 
 def skips(result: Result) -> list[tuple[str, int]]:
     """The reasons for which tests were skipped, and how many each, the most frequent first."""
-    return Counter(" ".join(one.text.split()) for one in result.those("skipped")).most_common()
+    reasons = (" ".join(one.text.split()) for one in result.those("skipped"))
+    return Counter(re.sub(r"0x[0-9a-f]+-0x[0-9a-f]+", "START-END", reason) for reason in reasons).most_common()
 
 
 def write_tables(page: Path, results: Sequence[Result]) -> None:

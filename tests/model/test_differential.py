@@ -173,6 +173,7 @@ class Twins(RuleBasedStateMachine):
         self.pair.restart()
 
 
+@pytest.mark.timeout(SECONDS + 300)
 def test_state_machine(pair: Pair) -> None:
     Twins.pair = pair
     examples = int(os.environ.get("PAGESCAN_DIFFERENTIAL_EXAMPLES", "25"))

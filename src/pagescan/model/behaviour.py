@@ -29,7 +29,7 @@ EXCLUSIVE_WP_OOPS = "exclusive-wp-oops"
 #: and so takes its neighbour's away too. Seen on 6.18.44.
 MREMAP_DROPS_NEIGHBOUR = "mremap-drops-neighbour"
 #: MADV_GUARD_INSTALL over protected pages of a file or of shared memory never returns (a signal ends it): the marker
-#: that zapping leaves behind is taken for a page that must be zapped again. Seen on 6.18.44; no report found.
+#: that zapping leaves behind is taken for a page that must be zapped again. Seen on 6.18.44 and 7.3.4; no report found.
 GUARD_INSTALL_SPINS = "guard-install-spins"
 #: WP over an unpopulated hugetlb range never returns (fixed by e92d92bbafb2, 7.2, 6.12.97).
 HUGETLB_HOLE_DEADLOCK = "hugetlb-hole-deadlock"
@@ -54,7 +54,7 @@ KERNEL_BUGS: dict[str, tuple[str, ...]] = {
     "6.7": (*_OPEN, EXCLUSIVE_WP_OOPS, HUGETLB_HOLE_DEADLOCK),
     "6.12": (*_OPEN, HUGETLB_HOLE_DEADLOCK),
     "6.18": (*_OPEN, MREMAP_DROPS_NEIGHBOUR, GUARD_INSTALL_SPINS),
-    "7.3": _OPEN,
+    "7.3": (*_OPEN, GUARD_INSTALL_SPINS),
 }
 
 
