@@ -7,6 +7,7 @@ says what a trait means, and distributions may carry back whatever they like.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -15,7 +16,7 @@ from pagescan.model import BEHAVIOURS, KERNEL_BUGS, Behaviour, Machine, behaviou
 from pagescan.model.mm import THP_MODES
 from pagescan.query import Category
 
-from .answers import CATEGORIES, FANOUT, PAGE, PAGES, Operation, Outcome, outcome
+from .answers import CATEGORIES, FANOUT, PAGE, PAGES, Operation, Outcome, outcome, scan
 from .kernel_side import KernelSide
 from .model_side import ModelSide
 
@@ -216,6 +217,9 @@ def recognise(kernel: KernelSide) -> Release:
     OSError: it has no PAGEMAP_SCAN (ENOTTY) or no userfaultfd with asynchronous write protection.
     """
     kernel.clear()
+    answer, _ = scan(kernel, 0, 1, GET, (0, 0, 0, 0), 0, 0)
+    if answer == errno.ENOTTY:
+        raise OSError(errno.ENOTTY, "this kernel has no PAGEMAP_SCAN")
     kernel.open_uffd()
     features = kernel.features()
     release = Release(replace(BEHAVIOURS["6.18"], userfaultfd_features=features), frozenset())
