@@ -66,7 +66,7 @@ class Mark:
                 run meanwhile. ``False`` saves the time (as much again as the rest) where none is known to write.
 
         A part whose tracking was lost (its mapping was replaced, or this is a forked child) is put back in full, and
-        tracked anew. Raises CoverageLost if memory is gone or elsewhere (``ndarray.resize``); Closed after close().
+        tracked anew. Raises CoverageLost if memory is gone or elsewhere (a tensor's ``resize_``); Closed after close().
         """
         due = self._find_due()
         if not due:

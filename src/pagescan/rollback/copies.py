@@ -130,10 +130,12 @@ class OwnCopy(Copy):
 
     def _move_pages(self, source: NDArray[np.uint8], target: NDArray[np.uint8], regions: Regions, base: int) -> None:
         size = regions.page_size
-        numbers = ((regions.pages() - np.uint64(base)) // np.uint64(size)).astype(np.int64)
+        isolated = regions.byte_count == size * len(regions)  # as random writes leave them
+        pages = regions.starts if isolated else regions.pages()
+        numbers = (pages - np.uint64(base)) >> np.uint64(size.bit_length() - 1)
         first, last = int(numbers[0]), int(numbers[-1]) + 1
         chosen = np.zeros(last - first, bool)
-        chosen[numbers - first] = True
+        chosen[numbers.astype(np.int64) - first] = True
         kind = f"V{size}"
         np.copyto(target.view(kind)[first:last], source.view(kind)[first:last], where=chosen)
 
