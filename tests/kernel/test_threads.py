@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pagescan.kernel.threads import resting_threads, still_resting
 
@@ -84,6 +86,21 @@ def test_a_running_thread_is_none():
         seen = [resting_threads(MANY) for _ in range(20)]
         over.set()
     assert None in seen
+
+
+def test_what_is_kept_open_of_a_thread_goes_with_it():
+    def descriptors() -> int:
+        return sum("/task/" in os.readlink(entry) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink())
+
+    until_resting()
+    before = descriptors()
+    wake = threading.Event()
+    with thread(wake.wait):
+        until_resting()
+        assert descriptors() == before + 2
+        wake.set()
+    until_resting()
+    assert descriptors() == before
 
 
 def test_too_many_are_not_asked():

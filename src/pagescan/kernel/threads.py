@@ -20,6 +20,41 @@ _TASKS = "/proc/self/task"
 Resting = dict[str, int]
 
 
+class _Watched:
+    """The two files of a thread, kept open: to open them anew costs five times as much as to read them."""
+
+    __slots__ = ("_schedstat", "_syscall")
+
+    def __init__(self, tid: str):
+        self._schedstat = self._syscall = -1
+        self._schedstat = os.open(f"{_TASKS}/{tid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        self._syscall = os.open(f"{_TASKS}/{tid}/syscall", os.O_RDONLY | os.O_CLOEXEC)
+
+    def arrivals(self) -> int:
+        """How often it was put on a processor. Raises OSError once it has gone, also if its id was given anew."""
+        # "0 0 0" where the kernel does not count (CONFIG_SCHED_INFO).
+        return int(os.pread(self._schedstat, 128, 0).split()[2])
+
+    def is_off(self) -> bool:
+        """Whether it is off the processors."""
+        return os.pread(self._syscall, 128, 0) != b"running\n"
+
+    def __del__(self) -> None:
+        for file in (self._schedstat, self._syscall):
+            if file >= 0:
+                os.close(file)
+
+
+class _Known(threading.local):
+    """The other threads as this one knows them."""
+
+    def __init__(self) -> None:
+        self.watched: dict[str, _Watched] = {}
+
+
+_known = _Known()
+
+
 def resting_threads(most: int) -> Resting | None:
     """The other threads, if all of them are off the processors; {} if there is none.
 
@@ -28,40 +63,33 @@ def resting_threads(most: int) -> Resting | None:
     others = _others()
     if len(others) > most:
         return None
+    known = _known.watched
     try:
+        for gone in known.keys() - others:
+            del known[gone]
+        watched = {tid: known.get(tid) or known.setdefault(tid, _Watched(tid)) for tid in others}
         # The counts first: whoever runs between the two readings is found by the second, or has a new count later.
-        counts = {tid: _arrivals(tid) for tid in others}
-        asleep = all(_read(tid, "syscall") != b"running\n" for tid in others)
+        counts = {tid: one.arrivals() for tid, one in watched.items()}
+        asleep = all(one.is_off() for one in watched.values())
     except (OSError, ValueError, IndexError):
+        known.clear()
         return None
     return counts if asleep and all(counts.values()) else None
 
 
 def still_resting(before: Resting) -> bool:
-    """Whether no other thread has run since :func:`resting_threads` returned ``before``, if this one made none.
+    """Whether no other thread has run since :func:`resting_threads` returned ``before`` to this thread, if this one
+    made none.
 
     Threads that are new are not looked for: only one that has run can have made them.
     """
+    known = _known.watched
     try:
-        return all(_arrivals(tid) == count for tid, count in before.items())
-    except (OSError, ValueError, IndexError):
+        return all(known[tid].arrivals() == count for tid, count in before.items())
+    except (KeyError, OSError, ValueError, IndexError):
         return False
 
 
-def _others() -> list[str]:
+def _others() -> set[str]:
     """The ids of the other threads, also of those that Python knows nothing of."""
-    me = str(threading.get_native_id())
-    return [tid for tid in os.listdir(_TASKS) if tid != me]
-
-
-def _arrivals(tid: str) -> int:
-    # "0 0 0" where the kernel does not count (CONFIG_SCHED_INFO).
-    return int(_read(tid, "schedstat").split()[2])
-
-
-def _read(tid: str, name: str) -> bytes:
-    file = os.open(f"{_TASKS}/{tid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(file, 256)
-    finally:
-        os.close(file)
+    return set(os.listdir(_TASKS)) - {str(threading.get_native_id())}

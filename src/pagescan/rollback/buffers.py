@@ -188,8 +188,8 @@ class _Others:
             self._before = None
             return
         self._still_resting = threads.still_resting
-        # To ask of a thread costs as much as to compare some 50 pages.
-        self._before = threads.resting_threads(due.page_count // 50 + 1)
+        # To ask of a thread, and for the threads, costs about as much as to compare some 20 pages.
+        self._before = threads.resting_threads(due.page_count // 20)
 
     def may_have_run(self) -> bool:
         return self._before is None or not self._still_resting(self._before)
