@@ -200,7 +200,7 @@ class TrackerCases:
 
     # Whatever happens -----------------------------------------------------------------------------------------------
 
-    @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     def test_any_history(self, memory: TrackedMemory, data: st.DataObject) -> None:
         fill(memory, 0)
