@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from pagescan.errors import AccessDenied, NoSuchProcess, PagescanError
+from pagescan.errors import AccessDenied, PagescanError
 from pagescan.kernel import ptrace
 from pagescan.process.attach import take_userfaultfd
 
@@ -35,6 +35,8 @@ REQUESTS = (
 
 #: Seconds after which a tracker is killed at the latest: enough for several attaches.
 _LONGEST = 0.02
+#: The same, from the moment on at which it is seen to trace: as long as a target stands still.
+_LONGEST_INSIDE = 0.0006
 
 
 def in_fork(work: Callable[[], object]) -> int:
@@ -71,7 +73,7 @@ def attach_and_die(pid: int, point: int, *, after: bool = False) -> bool:
 
         for name in REQUESTS:
             setattr(ptrace.Tracee, name, deadly(getattr(ptrace.Tracee, name)))
-        with contextlib.suppress(NoSuchProcess):  # on a loaded machine its time may be over
+        with contextlib.suppress(PagescanError):  # on a loaded machine the target's time may be over
             take_userfaultfd(pid)
 
     status = in_fork(work)
@@ -151,7 +153,7 @@ class Report:
 def run(
     kills: int, seed: int | None = None, say: Callable[[str], object] = lambda text: None, *, frame: bool = True
 ) -> Report:
-    """Kill trackers at random moments while they attach to programs that check themselves.
+    """Kill trackers at random while they attach to programs that check themselves; every other one in the midst of it.
 
     ``frame=False`` attaches in the form that does not survive: there targets are harmed.
     """
@@ -162,7 +164,9 @@ def run(
         with targets.running(program, chance.choice(["1", "3"])) as process:
             round_end = min(kills, report.kills + 50)
             while report.kills < round_end and process.poll() is None:
-                report.inside += kill_one(process.pid, chance.uniform(0, _LONGEST), frame=frame)
+                watch = bool(report.kills % 2)
+                delay = chance.uniform(0, _LONGEST_INSIDE if watch else _LONGEST)
+                report.inside += kill_one(process.pid, delay, watch=watch, frame=frame)
                 report.kills += 1
             report.leaked += leaked(process.pid)
             report.harmed += harmed(process)
@@ -173,8 +177,9 @@ def run(
     return report
 
 
-def kill_one(pid: int, delay: float, *, frame: bool) -> bool:
-    """Kill a tracker ``delay`` seconds after it has begun to attach, again and again.
+def kill_one(pid: int, delay: float, *, watch: bool = False, frame: bool) -> bool:
+    """Kill a tracker ``delay`` seconds after it has begun to attach, again and again; or, with ``watch``, after it was
+    seen to trace, which it does for a small part of the time.
 
     Returns whether it was tracing right before.
     """
@@ -191,6 +196,9 @@ def kill_one(pid: int, delay: float, *, frame: bool) -> bool:
     os.close(tell)
     os.read(ready, 1)
     os.close(ready)
+    deadline = time.monotonic() + 1
+    while watch and not tracer_of(pid) and time.monotonic() < deadline:
+        pass
     time.sleep(delay)  # the random moment is the point
     traced = tracer_of(pid) != 0
     os.kill(tracker, signal.SIGKILL)
