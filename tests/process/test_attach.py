@@ -29,6 +29,7 @@ from pagescan.abi import (
 from pagescan.errors import AccessDenied, Closed, InvalidArgument, KernelCannot, NoSuchProcess, PagescanError
 from pagescan.kernel import ptrace, registers, remote
 from pagescan.kernel.permissions import CAP_SYS_ADMIN, has_capability
+from pagescan.kernel.procfs import read_status
 from pagescan.kernel.space import LinuxSpace
 from pagescan.process import attach as module
 from pagescan.process import permission
@@ -310,6 +311,15 @@ def test_a_kernel_thread():
     with pytest.raises(KernelCannot, match="kernel thread") as caught:
         take_userfaultfd(2)
     assert caught.value.hint
+
+
+def test_one_that_is_exiting_is_no_kernel_thread(sleeper, monkeypatch):
+    """Its memory goes some time before it is a zombie."""
+    status = read_status(sleeper)
+    fields = {name: text for name, text in status.fields.items() if not name.startswith("Vm")}
+    monkeypatch.setattr(permission, "read_status", lambda tid: type(status)(fields))
+    with pytest.raises(NoSuchProcess, match="exiting"):
+        take_userfaultfd(sleeper)
 
 
 def test_oneself():

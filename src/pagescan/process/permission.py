@@ -78,12 +78,19 @@ def _check_thread(status: Status, pid: int, tid: int) -> None:
             raise KernelCannot(f"{who}: {why}", hint=f"its other threads: ls /proc/{pid}/task", pid=pid)
         why = "it has exited, and its parent has not taken note (a zombie)"
         raise NoSuchProcess(f"{who}: {why}", pid=pid, errno=errno.ESRCH)
+    if "VmSize" not in status.fields and not _is_kernel_thread(status):
+        raise NoSuchProcess(f"{who}: it is exiting, and its memory is gone", pid=pid, errno=errno.ESRCH)
     if "VmSize" not in status.fields:
         raise KernelCannot(
             f"{who}: it is a kernel thread and has no memory of its own",
             hint="pagescan looks at programs: ps --ppid 2 --pid 2 --deselect",
             pid=pid,
         )
+
+
+def _is_kernel_thread(status: Status) -> bool:
+    """By the line ``Kthread`` (Linux 6.10); before it by the parent, which is kthreadd, process 2."""
+    return status.fields.get("Kthread", "1" if status.fields.get("PPid") in ("0", "2") else "0") == "1"
 
 
 def _check_tracer(status: Status, pid: int) -> None:
