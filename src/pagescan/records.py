@@ -118,7 +118,7 @@ def unite(layers: list[NDArray[np.void]]) -> NDArray[np.void]:
 def join_equal(records: NDArray[np.void]) -> NDArray[np.void]:
     """Joins neighbours that touch and have equal categories; the same array if there are none."""
     joined = records["end"][:-1] == records["start"][1:]
-    if not joined.any():
+    if not np.count_nonzero(joined):  # cheaper than any(), and on the path of every look
         return records
     joined &= records["categories"][:-1] == records["categories"][1:]
     return _join(records, ~joined) if joined.any() else records

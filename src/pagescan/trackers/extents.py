@@ -64,6 +64,11 @@ class Extents(tuple[Extent, ...]):  # noqa: SLOT001 - what is found out later ne
     def ends(self) -> NDArray[np.uint64]:
         return np.fromiter((extent.end for extent in self), np.uint64, len(self))
 
+    @functools.cached_property
+    def some_sparse(self) -> bool:
+        """Whether the holes of any are left unprotected."""
+        return any(extent.sparse for extent in self)
+
     def huge(self, page_size: int) -> tuple[Extent, ...]:
         """Those whose pages are larger than that: hugetlb memory."""
         if self._huge is None or self._huge[0] != page_size:

@@ -94,8 +94,9 @@ def really_written(found: Regions, before: Regions) -> Regions:
     return (found - only_read).with_categories(Category.WRITTEN) | filled.masked(Category.HUGE)
 
 
-def filled_caveat(written: Regions) -> str:
-    """What there is to say of huge pages that a first write has filled; "" without any."""
-    if not (written.categories & np.uint64(Category.HUGE)).any():
+def filled_caveat(written: Regions, extents: Sequence[Extent]) -> str:
+    """What there is to say of huge pages that a first write has filled; "" without any. Only in sparse extents that is
+    looked for (:data:`SPARSE_RETURN`)."""
+    if not Extents.of(extents).some_sparse or not (written.categories & np.uint64(Category.HUGE)).any():
         return ""
     return "a first write to memory never touched filled a whole huge page, and all of it is named"

@@ -138,7 +138,7 @@ class PagemapScanEngine:
         return self._each(extents, self._peek_one)
 
     def caveat(self, written: Regions, extents: Sequence[Extent]) -> str:
-        return "; ".join(filter(None, (hugetlb_caveat(written, extents), filled_caveat(written))))
+        return "; ".join(filter(None, (hugetlb_caveat(written, extents), filled_caveat(written, extents))))
 
     def _each(self, extents: Sequence[Extent], look: Callable[[Extent], NDArray[np.void]]) -> Findings:
         asked = extents if len(extents) < TOGETHER else self._worth_asking(Extents.of(extents))

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from ..ranges import Regions
     from .base import Findings
 
-#: Regions that wait to be counted; more are counted at once.
-_UNCOUNTED = 2048
+#: Regions that wait to be counted; more are counted at once. Counting right after a look is dear (what the processor
+#: had cached of us is gone by then), so it is put off; what waits takes 24 bytes a region.
+_UNCOUNTED = 1 << 16
 #: Fewer takes are no ground for advice.
 _ENOUGH_TAKES = 3
 #: A share of written pages from which on dense memory is spoken of.
