@@ -39,6 +39,26 @@ def take(report: Report, native: Native, effort: Effort) -> None:
             )
             what = f"take() {size_name(memory.size)}, {percent(share)} written"
             report.add("take", what, "get + protect in C", pairs, Goal(times=1.10, more=15_000))
+            _right_after(report, native, effort, memory, vec, share)
+
+
+def _right_after(
+    report: Report, native: Native, effort: Effort, memory: Memory, vec: NDArray[np.void], share: float
+) -> None:
+    """What Python costs at that moment, whatever it does: take() of one clean page, right after C has looked at the
+    large memory, and once more. By then the processor has cached other things than the interpreter."""
+    page, pages = pagescan.zeros(PAGE, np.uint8), random_pages(memory.pages, share)
+    with pagescan.track(page) as tracker:
+        once = timed(tracker.take)
+
+        def first() -> int:
+            native.write(memory, pages)
+            native.scan(memory, vec, VEC_LEN, wp=True)
+            return once()
+
+        pairs = interleave(first, once, effort)
+    what = f"take() of one clean page, right after C's at {percent(share)} written"
+    report.add("take", what, "the same once more", pairs, note="(what Python costs then)")
 
 
 # The other ways -----------------------------------------------------------------------------------------------------
