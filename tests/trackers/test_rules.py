@@ -221,7 +221,7 @@ class TestLostCoverage:
         tensor = Tensor()
         with pagescan.track(tensor) as tracker:
             tensor.array[0] = 2
-            assert tracker.take().page_count == 1
+            assert tracker.take().slices(tensor.array)[0].start == 0  # its last page may hold other objects, too
             before = tensor.array
             tensor.resize_(1 << 26)
             with pytest.raises(CoverageLost, match="resized"):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import functools
 import io
 import os
@@ -170,8 +169,6 @@ def _parse_line(line: str, page_size: int) -> Mapping:
 # vma_offset, inode; dev_major, dev_minor, vma_name_size, build_id_size; vma_name_addr, build_id_addr.
 _QUERY = struct.Struct("=9Q4I2Q")
 assert _QUERY.size == 104
-_GAP_QUERY = _QUERY.pack(_QUERY.size, *[0] * 14)
-_U64 = struct.Struct("=Q")
 COVERING_OR_NEXT_VMA = 0x10
 _PERMISSIONS = ((0x1, "r-"), (0x2, "w-"), (0x4, "x-"), (0x8, "sp"))
 _NAME_SIZE = 4096  # PATH_MAX; the kernel gives no more
@@ -212,21 +209,6 @@ def _query(maps: HasFileno, address: int, flags: int, name_size: int, name: int)
     except FileNotFoundError:
         return None
     return _QUERY.unpack(argument)
-
-
-def mapping_end(maps: HasFileno, address: int) -> int | None:
-    """The end of the mapping that holds ``address``, or None, by PROCMAP_QUERY. Raises as :func:`query_mapping`.
-
-    On the path of every take, so it asks for nothing else.
-    """
-    argument = bytearray(_GAP_QUERY)
-    _U64.pack_into(argument, 16, address)
-    try:
-        fcntl.ioctl(maps, PROCMAP_QUERY, argument)
-    except FileNotFoundError:
-        return None
-    end: int = _U64.unpack_from(argument, 32)[0]
-    return end
 
 
 def list_mappings(pid: int) -> list[Mapping]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import weakref
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import InvalidArgument, NoSuchProcess
@@ -17,7 +16,6 @@ from .swapped import truly_swapped
 from .userfaultfd import Userfaultfd, open_userfaultfd
 
 if TYPE_CHECKING:
-    import io
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
@@ -56,7 +54,6 @@ class LinuxSpace:
         self.start_time = stat.start_time
         self.page_size = memory.PAGE_SIZE
         self._comm = stat.comm
-        self._maps: io.FileIO | None = None
 
     @classmethod
     def current(cls) -> Self:
@@ -93,17 +90,9 @@ class LinuxSpace:
         """Whether any page of [start, end) is not mapped at all (such pages scan as empty, without an error)."""
         if not self.is_self:
             return gap_between(self.mappings(), start, end)
-        try:
-            if self._maps is None:
-                self._maps = procfs.open_process_file(self.pid, "maps")
-                weakref.finalize(self, self._maps.close)
-            known = procfs.mapping_end(self._maps, start)
-        except OSError as error:
-            if error.errno != errno.ENOTTY:
-                raise
-            known = start  # before Linux 6.11
-        # A query is the faster for one mapping; of many (1,000: 4 ms) msync passes over all in one call (0.07 ms).
-        return known is None or (known < end and memory.has_gap(known, end))
+        # On the path of every take. One call passes over any number of mappings, and for a single one it is no slower
+        # than PROCMAP_QUERY (1.8 us against 2.6; 1,000 mappings: 0.07 ms against 4.2; Linux 6.18, CPython 3.11).
+        return memory.has_gap(start, end)
 
     def prove_tracking(self) -> TrackingProof:
         """Whether asynchronous write protection works on this kernel, by a round trip in this process, made once.
