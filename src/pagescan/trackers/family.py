@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import NoSuchProcess, PagescanError
-from ..process.descendants import find_descendants
 from .written import Quality
 
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ class Family:
 
     def look(self) -> None:
         """Follow those that are new."""
+        from ..process.descendants import find_descendants
+
         alive = {child for pid in (self._pid, *self.trackers) for child in find_descendants(pid)}
         self.refused = {pid: why for pid, why in self.refused.items() if pid in alive}
         for pid in sorted(alive - self.trackers.keys() - self.refused.keys()):
