@@ -93,6 +93,9 @@ class TestBySignal:
     def test_one_that_is_killed_meanwhile(self, freezer, spinning):
         with freezer.frozen():
             os.kill(spinning, signal.SIGKILL)
+        ended = os.waitid(os.P_PID, spinning, os.WEXITED | os.WNOWAIT)
+        assert ended
+        assert ended.si_status == signal.SIGKILL
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="needs somebody else's process")
     def test_somebody_elses(self, spinning):

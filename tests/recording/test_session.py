@@ -295,6 +295,7 @@ class TestWatch:
         with Watch(child.pid) as watch:
             for _ in range(100_000):  # more than a pipe holds
                 watch.stop()
+            assert watch.wait(None) is Happened.STOPPED
 
     def test_nobody(self, child):
         child.communicate()
