@@ -360,7 +360,8 @@ class TestThreads:
         with pagescan.track(array) as tracker:
             for writer in writers:
                 writer.start()
-            while rounds < 400:
+            # However seldom a busy machine lets the writers run, there is something to lose.
+            while rounds < 400 or found < 400:
                 written = tracker.take()
                 found += written.page_count
                 copy(written)
@@ -369,7 +370,6 @@ class TestThreads:
             for writer in writers:
                 writer.join()
             copy(tracker.take())
-        assert found > rounds
         assert np.array_equal(array, replica)
 
     def test_readers_in_several_threads_together_miss_nothing(self, array):
