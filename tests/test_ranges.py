@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from pagescan.errors import InvalidArgument
 from pagescan.query import Category
 from pagescan.ranges import REGION_DTYPE, Region, Regions
 from pagescan.records import MAX_ADDRESS, one_after_another
+from pagescan.records import Answer as KernelAnswer
 
 PAGE = 8
 LIMIT = 32
@@ -364,6 +367,35 @@ def test_a_subclass_is_a_value_too_and_computes_plain_regions() -> None:
 def test_pickle() -> None:
     regions = Regions([(0, 8, 1)], page_size=16, unknown=Category.GUARD)
     assert pickle.loads(pickle.dumps(regions)) == regions
+
+
+def deferred(*rows: tuple[int, int, int]) -> Regions:
+    return Regions.deferred(KernelAnswer(records(*rows).tobytes(), len(rows)), page_size=4096, unknown=Category.GUARD)
+
+
+def test_a_deferred_value_is_worked_out_when_somebody_looks() -> None:
+    value = deferred((0, 4096, 1), (4096, 8192, 1), (8192, 12288, 2))
+    assert value
+    assert value.__length_hint__() == 3
+    assert list(value) == [(0, 8192, 1), (8192, 12288, 2)]
+    assert value.__length_hint__() == 3
+    assert value.unknown == Category.GUARD
+    assert not value.to_records().flags.writeable
+
+
+@pytest.mark.parametrize("again", [lambda v: pickle.loads(pickle.dumps(v)), copy.copy, copy.deepcopy, Regions.like])
+def test_copies_of_a_deferred_value_are_equal_to_it(again: Callable[[Regions], Regions]) -> None:
+    rows = [(0, 4096, 1), (4096, 8192, 1)]
+    value, other = deferred(*rows), again(deferred(*rows))
+    assert bool(other)
+    assert other == value
+    assert hash(other) == hash(value)
+    assert len(other) == len(value) == 1
+
+
+def test_a_value_has_no_other_attributes() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'size'"):
+        _ = Regions().size  # type: ignore[attr-defined]
 
 
 def test_within_an_array() -> None:

@@ -280,6 +280,28 @@ class TrialMemory(Protocol):
         """Give a page back (MADV_DONTNEED)."""
 
 
+class GapFinder(Protocol):
+    """:meth:`AddressSpace.has_gap`, made ready for asking again and again. Not for two threads at a time."""
+
+    def __call__(self, start: int, end: int) -> bool: ...
+
+    def close(self) -> None:
+        """Let go of what was opened for it."""
+
+
+class PlainGapFinder:
+    """A gap finder of a space for which nothing need be made ready."""
+
+    def __init__(self, space: AddressSpace):
+        self._space = space
+
+    def __call__(self, start: int, end: int) -> bool:
+        return self._space.has_gap(start, end)
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
 class AddressSpace(Protocol):
     """Memory one can look at: this process, another one, or a process of the model."""
 
@@ -299,6 +321,9 @@ class AddressSpace(Protocol):
 
     def has_gap(self, start: int, end: int) -> bool:
         """Whether any page of [start, end) is not mapped at all (such pages scan as empty, without an error)."""
+
+    def gap_finder(self) -> GapFinder:
+        """:meth:`has_gap`, made ready for asking again and again."""
 
     def prove_tracking(self) -> TrackingProof:
         """Whether asynchronous write protection works here, by a round trip; made once and remembered."""

@@ -31,6 +31,7 @@ from .query import Category, Query, category_names
 from .records import (
     MAX_ADDRESS,
     NOTHING,
+    Answer,
     ascending,
     both,
     cover,
@@ -86,11 +87,12 @@ class Regions:
     A value is true if it has a region. Equality, also of a subclass, compares regions, page size and unknown.
     """
 
-    __slots__ = ("_page_size", "_records", "_unknown")
+    __slots__ = ("_page_size", "_records", "_source", "_unknown")
 
-    _records: NDArray[np.void]
+    _records: NDArray[np.void]  # of a deferred value not there until it is first asked for
     _page_size: int
     _unknown: Category
+    _source: Regions | Answer | None
 
     def __init__(self, records: ArrayLike = (), *, page_size: int = 4096, unknown: int = Category(0)):
         _check_page_size(page_size)
@@ -101,6 +103,7 @@ class Regions:
             records = records.view()
             records.setflags(write=False)
         self._records = records
+        self._source = None
         self._page_size = page_size
         self._unknown = Category(unknown) if unknown else _NONE_UNKNOWN
 
@@ -118,8 +121,34 @@ class Regions:
     def like(cls, other: Regions) -> Self:
         """The same value, as this class: for subclasses, which then set attributes of their own."""
         self = cls.__new__(cls)
-        self._records, self._page_size, self._unknown = other._records, other._page_size, other._unknown
+        self._source, self._page_size, self._unknown = other, other._page_size, other._unknown
         return self
+
+    @classmethod
+    def deferred(cls, answer: Answer, *, page_size: int, unknown: Category) -> Self:
+        """For an answer of the kernel that nobody has looked at: put into canonical form when somebody does.
+
+        Right after a long look that is dear: by then the processor has cached other things than the interpreter.
+        """
+        self = cls.__new__(cls)
+        self._source, self._page_size, self._unknown = answer, page_size, unknown
+        return self
+
+    if not TYPE_CHECKING:  # for the type checker every attribute is declared
+
+        def __getattr__(self, name: str) -> Any:
+            """Called for what is not there: the records of a deferred value."""
+            if name != "_records":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            records = self._source.to_records()
+            self._records = records
+            return records
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        """For copies and pickles: with the records, and without what they came from."""
+        len(self._records)
+        state: Any = object.__getstate__(self)
+        return None, {**state[1], "_source": None}
 
     @classmethod
     def merged(cls, records: NDArray[np.void], *, page_size: int = 4096, unknown: int = Category(0)) -> Self:
@@ -245,6 +274,13 @@ class Regions:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def __bool__(self) -> bool:
+        return bool(self._source) if self._source is not None else len(self._records) > 0
+
+    def __length_hint__(self) -> int:
+        """How many regions there are at most; a deferred value stays so."""
+        return len(self._records) if self._source is None else self._source.__length_hint__()
 
     def __iter__(self) -> Iterator[Region]:
         for at in range(0, len(self._records), _ITERATION_CHUNK):

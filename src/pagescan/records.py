@@ -6,7 +6,8 @@ Everything works on whole arrays; an array that needs no change is returned itse
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +30,44 @@ NOTHING.setflags(write=False)
 
 #: The largest end. The byte before it is the last that can be named: an end of 2**64 is no 64-bit number.
 MAX_ADDRESS = (1 << 64) - 1
+
+
+class Answer:
+    """One or more regions as the kernel wrote them, which nobody has looked at.
+
+    Args:
+        memory: a buffer that begins with them.
+        count: how many.
+        handed: where to note the arrays made of them, if the buffer is to be used again when they are gone.
+    """
+
+    __slots__ = ("__weakref__", "_count", "_handed", "_memory")
+
+    def __init__(self, memory: bytes | memoryview, count: int, handed: list[weakref.ref[Any]] | None = None):
+        self._memory, self._count, self._handed = memory, count, handed
+
+    @classmethod
+    def joined(cls, answers: Sequence[Answer]) -> Answer:
+        """One after another, copied."""
+        memory = b"".join(answer._memory[: answer._count * REGION_DTYPE.itemsize] for answer in answers)
+        return cls(memory, sum(answer._count for answer in answers))
+
+    def raw(self) -> NDArray[np.void]:
+        """The regions as an array, read-only and uncopied."""
+        # An array of its own (its base is no array), so that views of it keep it alive, and it alone.
+        made: NDArray[np.void] = np.frombuffer(self._memory, REGION_DTYPE, self._count)
+        if self._handed is not None:
+            self._handed.append(weakref.ref(made))
+        return made
+
+    def to_records(self) -> NDArray[np.void]:
+        """The regions in canonical form, read-only."""
+        records = join_equal(self.raw())
+        records.setflags(write=False)
+        return records
+
+    def __length_hint__(self) -> int:
+        return self._count
 
 
 def either(a: NDArray[np.void], b: NDArray[np.void]) -> NDArray[np.void]:

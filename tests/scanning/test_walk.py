@@ -17,7 +17,6 @@ import pagescan
 from pagescan import Category, InvalidArgument, NoProgress, NoSuchProcess, NotABuffer, NotWriteProtectable, Process
 from pagescan.query import ALL_CATEGORIES
 from pagescan.scanning.call import prepare_scan
-from pagescan.scanning.walk import walk
 
 PAGE = mmap.PAGESIZE
 
@@ -186,7 +185,7 @@ class Scripted:
 
 def walked(kernel: Any, end: int, vec_len: int, **masks) -> list[tuple[int, int]]:
     prepared = prepare_scan(kernel, 0, 0, vec_len=vec_len, **masks)
-    return [(int(r["start"]) // PAGE, int(r["end"]) // PAGE) for r in walk(prepared, 0, end * PAGE)]
+    return [(int(r["start"]) // PAGE, int(r["end"]) // PAGE) for r in prepared.walk(0, end * PAGE).to_records()]
 
 
 class TestRepairs:
@@ -217,3 +216,20 @@ class TestRepairs:
         kernel = Scripted([OSError(errno.ENOMEM, "no memory")])
         with pytest.raises(OSError, match="no memory"):
             walked(kernel, 512, 16)
+
+    def test_answers_of_many_regions_come_in_buffers_that_take_turns(self):
+        """Each call is resumed where it ended itself, whatever a buffer still holds of an earlier walk."""
+        room = 2100  # so many regions that they are not copied
+        strides = (8, 2, 4, 2)  # the first walk's calls get furthest
+        end, answers, starts = 8 * 3 * room, [], []
+        for stride in strides:
+            runs = [(stride * i, stride * i + 1) for i in range(3 * room)]
+            calls = [runs[at : at + room] for at in range(0, 3 * room, room)]
+            answers += [*((call, 0) for call in calls), ([], end)]
+            starts += [0, *(call[-1][1] for call in calls)]
+        kernel: Any = Scripted(answers)
+        prepared = prepare_scan(kernel, 0, 0, vec_len=room, return_mask=Category.PRESENT)
+        for stride in strides:
+            found = prepared.walk(0, end * PAGE)
+            assert (found.starts // PAGE).tolist() == list(range(0, stride * 3 * room, stride))
+        assert kernel.calls == [(start, end) for start in starts]

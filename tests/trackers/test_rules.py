@@ -16,6 +16,7 @@ import pytest
 import pagescan
 from pagescan import CoverageLost, InvalidArgument, Quality, RegisteredElsewhere
 from pagescan.kernel.userfaultfd import open_userfaultfd
+from pagescan.scanning.walk import WALK_VEC_LEN
 from tests.conformance.kernel_memory import array_at, libc, raw_mmap
 
 PAGE = mmap.PAGESIZE
@@ -330,6 +331,26 @@ class TestHousekeeping:
             written = tracker.take()
             assert (len(written), written.page_count) == (count, count)
             assert len(tracker.take()) == 0
+
+
+class TestManyRegions:
+    def test_each_take_finds_more_runs_than_one_call_has_room_for(self):
+        """Several calls an answer, take after take, whether or not earlier answers are kept."""
+        runs = WALK_VEC_LEN + 1000
+        array = pagescan.zeros(4 * runs * PAGE, np.uint8)
+        array[::PAGE] = 1
+        kept = []
+        with pagescan.track(array) as tracker:
+            for value, stride in enumerate((4, 2, 4, 3, 2), start=2):
+                pages = array[:: stride * PAGE][:runs]
+                pages[:] = value
+                written = tracker.take()
+                kept.append(written)
+                assert written.slices(array) == [
+                    slice(at, at + PAGE) for at in range(0, stride * runs * PAGE, stride * PAGE)
+                ]
+                assert len(tracker.take()) == 0
+        assert kept[0] == kept[2] != kept[1] == kept[4]
 
 
 class TestThreads:

@@ -168,7 +168,8 @@ def _parse_line(line: str, page_size: int) -> Mapping:
 # struct procmap_query, 104 bytes: size, query_flags, query_addr, vma_start, vma_end, vma_flags, vma_page_size,
 # vma_offset, inode; dev_major, dev_minor, vma_name_size, build_id_size; vma_name_addr, build_id_addr.
 _QUERY = struct.Struct("=9Q4I2Q")
-assert _QUERY.size == 104
+QUERY_SIZE = _QUERY.size
+assert QUERY_SIZE == 104
 COVERING_OR_NEXT_VMA = 0x10
 _PERMISSIONS = ((0x1, "r-"), (0x2, "w-"), (0x4, "x-"), (0x8, "sp"))
 _NAME_SIZE = 4096  # PATH_MAX; the kernel gives no more

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from ..abi import Mapping, TrackingProof
+from ..abi import Mapping, PlainGapFinder, TrackingProof
 from ..ranges import Regions
 from . import advice, faults, remap, swap
 from .behaviour import MREMAP_DROPS_NEIGHBOUR
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..abi import MemoryKind, TrialMemory
+    from ..abi import GapFinder, MemoryKind, TrialMemory
     from .machine import Machine
     from .physical import File
 
@@ -299,6 +299,10 @@ class Process(Followed):
     def has_gap(self, start: int, end: int) -> bool:
         """Whether any page of [start, end) is not mapped."""
         return not self.mm.vmas.covers(start, end)
+
+    def gap_finder(self) -> GapFinder:
+        """:meth:`has_gap`; nothing need be made ready."""
+        return PlainGapFinder(self)
 
     def prove_tracking(self) -> TrackingProof:
         """Whether written pages can be tracked on this machine, by a round trip."""

@@ -13,8 +13,9 @@ What is repaired here, for both machines (facts by release in ``docs/kernel-fact
 
 from __future__ import annotations
 
+import functools
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from ..abi import (
 from ..errors import Closed, NoProgress
 from ..query import Category, Masks, Op, Query
 from ..ranges import Regions
-from ..records import NOTHING
+from ..records import NOTHING, Answer
 from .checks import ADDRESS_LIMIT, batch_regions, check_numbers, known_only, refuse_partial_huge_pages
 from .explain import explain
 
@@ -74,13 +75,42 @@ def _on_a_page(size: int) -> memoryview:
     return memoryview(memory)[skip : skip + size]
 
 
-class _Buffer(NamedTuple):
-    """A result buffer (as bytes and as regions), its address, and the call that has the kernel write to it."""
+class _Buffer:
+    """A result buffer, and who still reads what the kernel wrote to it.
 
-    memory: memoryview
-    vec: NDArray[np.void]
-    address: int
-    call: Callable[[], int]
+    Attributes:
+        memory: its bytes.
+        vec: the same as regions.
+        address: where it lies.
+        call: has the kernel write to it.
+    """
+
+    __slots__ = ("_answer", "_arrays", "address", "call", "memory", "readable", "vec")
+
+    def __init__(self, memory: memoryview, bind: Callable[[NDArray[np.void]], Callable[[], int]]):
+        self.memory, self.readable = memory, memory.toreadonly()
+        self.vec: NDArray[np.void] = np.frombuffer(memory, REGION_DTYPE)
+        self.address = self.vec.ctypes.data
+        self.call = bind(self.vec)
+        self._answer: weakref.ref[Answer] | None = None
+        self._arrays: list[weakref.ref[Any]] = []
+
+    def lend(self, count: int) -> Answer:
+        """Its first regions, for as long as somebody holds the answer or an array of it."""
+        answer = Answer(self.readable, count, self._arrays)
+        self._answer = weakref.ref(answer)
+        return answer
+
+    def is_free(self) -> bool:
+        """Whether nobody reads it any more."""
+        # The answer first: while it is there, more arrays can be made of it.
+        if self._answer is not None and self._answer() is not None:
+            return False
+        if self._arrays:
+            if any(array() is not None for array in self._arrays):
+                return False
+            self._arrays.clear()
+        return True
 
 
 class Scan:
@@ -123,18 +153,18 @@ class PreparedScan:
         "__weakref__",
         "_argument",
         "_buffer",
+        "_buffers",
         "_call",
         "_count",
         "_end",
         "_finished",
         "_flags",
-        "_idle",
         "_impossible",
-        "_lent",
         "_loop",
         "_mark_untracked",
         "_max_pages",
         "_memory",
+        "_nothing",
         "_pagemap",
         "_protects",
         "_rare",
@@ -202,45 +232,43 @@ class PreparedScan:
             refuse_partial_huge_pages(pagemap, start, self._end, max_pages)
         #: What :meth:`scan` answers when it finds nothing up to the end: always the same, so it is made once.
         self._finished: Scan | None = None
-        self._idle: list[_Buffer] = []
-        self._lent: dict[int, tuple[Any, _Buffer]] = {}
-        self._use(self._new_buffer())
+        #: What :meth:`walk` answers when it finds nothing.
+        self._nothing = Regions.empty(page_size=page_size, unknown=self.unknown)
+        self._buffers: list[_Buffer] = []
+        self._use_free_buffer()
 
-    def _new_buffer(self) -> _Buffer:
-        memory = _on_a_page(self._vec_len * REGION_DTYPE.itemsize)
-        vec = np.frombuffer(memory, REGION_DTYPE)
-        return _Buffer(memory, vec, vec.ctypes.data, self._pagemap.bind(self._argument, vec))
+    def _use_free_buffer(self) -> None:
+        """Have the next call write to a buffer that nobody reads."""
+        for buffer in self._buffers:
+            if buffer.is_free():
+                break
+        else:
+            memory = _on_a_page(self._vec_len * REGION_DTYPE.itemsize)
+            buffer = _Buffer(memory, functools.partial(self._pagemap.bind, self._argument))
+            self._buffers.append(buffer)
+        self._buffer, self._memory, self._vec, self._call = buffer, buffer.memory, buffer.vec, buffer.call
+        self._words[VEC] = buffer.address
 
-    def _use(self, buffer: _Buffer) -> None:
-        """Have the next call write to this result buffer."""
-        self._buffer = buffer
-        self._memory, self._vec, self._words[VEC], self._call = buffer
-
-    def hand_out(self) -> NDArray[np.void]:
-        """The regions of the last run as an array that no later run writes to.
+    def answer(self) -> Answer:
+        """The regions of the last run (at least one), as no later run changes them.
 
         A few regions are copied. Many keep the buffer that the kernel wrote to, and the next run takes another; the
-        buffer comes back for use when the last array that views it is gone.
+        buffer is used again when the answer and the arrays that view it are gone. Nothing else can be asked of that
+        run any more.
         """
         count = self._count
         if self._mark_untracked:
-            return self.regions.copy()
+            found = self.regions
+            return Answer(found.tobytes(), len(found))
         if count <= _COPIED or count * _HAND_OUT_SHARE < self._vec_len:
-            return self._copied(count)
-        # An array of its own (its base is no array), so that views of it keep it alive, and it alone.
-        handed: NDArray[np.void] = np.frombuffer(self._vec, REGION_DTYPE, count)
-        watch = weakref.ref(handed, self._returned)
-        self._lent[id(watch)] = watch, self._buffer
-        self._use(self._idle.pop() if self._idle else self._new_buffer())
-        return handed
+            return Answer(bytes(self._memory[: count * REGION_DTYPE.itemsize]), count)
+        answer = self._buffer.lend(count)
+        self._use_free_buffer()
+        return answer
 
     def _copied(self, count: int) -> NDArray[np.void]:
         """The first regions, copied as bytes: numpy copies structures field by field, at ten times the cost."""
         return np.frombuffer(bytearray(self._memory[: count * REGION_DTYPE.itemsize]), REGION_DTYPE)
-
-    def _returned(self, watch: object) -> None:
-        """Nobody views a lent buffer any more."""
-        self._idle.append(self._lent.pop(id(watch))[1])
 
     def run(self) -> int:
         """Make the call; returns how many regions the answer has. Errors as :func:`pagemap_scan`."""
@@ -297,7 +325,7 @@ class PreparedScan:
         count = self._count
         walk_end: int = self._words[WALK_END]
         if walk_end >= self._end:
-            return self._end  # stale it may be too small, never too large
+            return self._end
         if count >= self._vec_len or (self._words[MAX_PAGES] and self._pages() >= self._words[MAX_PAGES]):
             return min(max(walk_end, int(self._vec["end"][count - 1])), self._end)
         if count > batch_regions(self.page_size):
@@ -331,8 +359,8 @@ class PreparedScan:
     @property
     def walk_end(self) -> int:
         """The address up to which the last run examined the range (repaired)."""
-        if self._impossible:
-            return self._end
+        if self._impossible or self._words[WALK_END] >= self._end:
+            return self._end  # stale it may be too small, never too large
         return int(self._words[WALK_END]) if self._loop else self._advanced(self._start)
 
     @property
@@ -352,21 +380,51 @@ class PreparedScan:
         elif count <= _COPIED and not self._mark_untracked:
             regions = self._copied(count)
         else:
-            regions = self.hand_out()
+            regions = self.answer().raw()
         answer = Scan(regions, walk_end, walk_end >= end, self.unknown, self.page_size)
         if not count and walk_end == end:
             self._finished = answer
         return answer
 
-    def move(self, start: int, end: int) -> None:
-        """Ask the same of another range: page-aligned addresses. For trackers and walks, which align by themselves."""
-        self._start = self._words[START] = start
-        self._end = self._words[END] = end
-        self._finished = None
+    def walk(self, start: int, end: int, max_pages: int = 0) -> Regions:
+        """Go over [start, end), page-aligned addresses, until it is done; returns what all calls found.
 
-    def limit(self, max_pages: int) -> None:
-        """Change ``max_pages``."""
-        self._max_pages = self._words[MAX_PAGES] = max_pages
+        Never bare ``walk_end``: each call resumes at the repaired position, and one that makes no progress raises.
+        """
+        # Nearly always one call does it. That it comes right after a long look is why it is spelt out.
+        count = self._run_over(start, end, max_pages)
+        if max_pages or self._words[WALK_END] < end:
+            return self._walk_on(end, max_pages)
+        if not count:
+            return self._nothing
+        # The kernel leaves equal neighbours apart where one of its batches ends, and where it split a huge page.
+        return Regions.deferred(self.answer(), page_size=self.page_size, unknown=self.unknown)
+
+    def _run_over(self, start: int, end: int, max_pages: int) -> int:
+        words = self._words
+        self._start = words[START] = start
+        self._end = words[END] = end
+        self._max_pages = words[MAX_PAGES] = max_pages
+        self._finished = None
+        return self.run()
+
+    def _walk_on(self, end: int, left: int) -> Regions:
+        """The walk from the answer of its first call on."""
+        parts: list[Answer] = []
+        limited = left > 0
+        while True:
+            # All that is asked of the last run comes before its answer, which may take the buffer away.
+            position = self.walk_end
+            left -= self._pages() if limited else 0
+            if self._count:
+                parts.append(self.answer())
+            if position >= end or (limited and left <= 0):
+                break
+            self._run_over(position, end, left)
+        if not parts:
+            return self._nothing
+        answer = parts[0] if len(parts) == 1 else Answer.joined(parts)
+        return Regions.deferred(answer, page_size=self.page_size, unknown=self.unknown)
 
     def _explained(self, error: OSError | ValueError) -> Exception:
         if not isinstance(error, OSError):

@@ -10,15 +10,11 @@ import numpy as np
 from ..errors import InvalidArgument
 from ..process.target import Target, resolve
 from ..query import ALL_CATEGORIES, Category, Query
-from ..ranges import Regions
-from ..records import NOTHING, join_equal
 from .call import prepare_scan
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from ..abi import AddressSpace, Pagemap
-    from .prepared import PreparedScan
+    from ..ranges import Regions
 
 #: Room for regions in one call of a walk: enough that most ranges take one call (384 KiB of output).
 WALK_VEC_LEN = 16384
@@ -78,7 +74,6 @@ def _scan(where: Target, query: Query, max_pages: int, *, check: bool) -> Region
     about_swap = bool((query.asked | query.returned) & swapped)
     # What the kernel calls SWAPPED may be a marker, so it must not decide; it decides below.
     asked = _without_swapped(query) if query.asked & swapped else query
-    space = where.pagemap.space
     prepared = prepare_scan(
         where.pagemap,
         where.start,
@@ -90,8 +85,7 @@ def _scan(where: Target, query: Query, max_pages: int, *, check: bool) -> Region
         vec_len=WALK_VEC_LEN,
         require_wp_async=check,
     )
-    records = walk(prepared, where.start, where.end, max_pages if asked is query else 0)
-    found = Regions.trusted(records, page_size=space.page_size, unknown=prepared.unknown)
+    found = prepared.walk(where.start, where.end, max_pages if asked is query else 0)
     if about_swap:
         found = _markers_told_apart(where.pagemap, found)
     if asked is query:
@@ -128,27 +122,3 @@ def _first_pages(regions: Regions, count: int) -> Regions:
     cut = int(np.searchsorted(before, count, "left"))
     left = count - (int(before[cut - 1]) if cut else 0)
     return regions.clip(0, int(regions.starts[cut]) + left * regions.page_size)
-
-
-def walk(prepared: PreparedScan, start: int, end: int, max_pages: int = 0) -> NDArray[np.void]:
-    """Run a prepared scan over [start, end) until it is done; returns the records of all calls, in canonical form.
-
-    Never bare ``walk_end``: each call resumes at the repaired position, and one that makes no progress raises.
-    """
-    parts: list[NDArray[np.void]] = []
-    position, left = start, max_pages
-    while position < end:
-        prepared.move(position, end)
-        prepared.limit(left)
-        if prepared.run():
-            found = prepared.hand_out()
-            parts.append(found)
-            if max_pages:
-                left -= int((found["end"] - found["start"]).sum()) // prepared.page_size
-                if left <= 0:
-                    break
-        position = prepared.walk_end
-    if not parts:
-        return NOTHING
-    # The kernel leaves equal neighbours apart where one of its batches ends, and where it split a huge page.
-    return join_equal(parts[0] if len(parts) == 1 else np.concatenate(parts))

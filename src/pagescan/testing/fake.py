@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..abi import Mapping, MemoryKind, TrackingProof
+from ..abi import Mapping, MemoryKind, PlainGapFinder, TrackingProof
 from ..errors import CoverageLost, InvalidArgument, KernelCannot
 from ..query import Category
 from ..ranges import Regions
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from ..abi import Pagemap, Userfaultfd
+    from ..abi import GapFinder, Pagemap, Userfaultfd
     from ..trackers.base import Arm, Extent, Findings
 
 #: Far from the addresses of anything real.
@@ -111,6 +111,9 @@ class FakeSpace:
     def has_gap(self, start: int, end: int) -> bool:
         (mapping,) = self.mappings()
         return not mapping.start <= start <= end <= mapping.end
+
+    def gap_finder(self) -> GapFinder:
+        return PlainGapFinder(self)
 
     def prove_tracking(self) -> TrackingProof:
         return TrackingProof(True, "fake memory knows of every write to it")
@@ -196,12 +199,13 @@ class FakeEngine:
     def peek(self, extents: Sequence[Extent]) -> Findings:
         return look_at_each(extents, self._look, page_size=self._memory.unit)
 
-    def _look(self, extent: Extent) -> NDArray[np.void]:
+    def _look(self, extent: Extent) -> Regions:
         if self._memory.lost:
             raise CoverageLost(self._memory.lost)
         pages = self._pages(extent)
         named = self._memory.written[pages] | self._memory.overstated[pages]
-        return runs_of(named, extent.start, self._memory.unit, Category.WRITTEN)
+        found = runs_of(named, extent.start, self._memory.unit, Category.WRITTEN)
+        return Regions.trusted(found, page_size=self._memory.unit)
 
     def _pages(self, extent: Extent) -> slice:
         first = self._memory.address

@@ -22,7 +22,7 @@ from ..errors import KernelCannot
 from ..query import Category
 from ..ranges import Regions
 from ..scanning.call import prepare_scan
-from ..scanning.walk import WALK_VEC_LEN, walk
+from ..scanning.walk import WALK_VEC_LEN
 from .base import Arm, Extent, Findings, Loss
 from .looking import MOVED, UNMAPPED, hugetlb_caveat
 from .registration import plan_extents, register, unregister
@@ -104,7 +104,7 @@ class AccessedEngine:
         return hugetlb_caveat(written, extents)
 
     def _regions(self, scan: PreparedScan, extent: Extent) -> Regions:
-        return Regions.trusted(walk(scan, extent.start, extent.end), page_size=self._space.page_size)
+        return scan.walk(extent.start, extent.end)
 
     def _protect(self, regions: Regions, extent: Extent) -> None:
         size = extent.page_size

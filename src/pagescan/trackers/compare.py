@@ -100,24 +100,20 @@ class CompareEngine:
 
     def _each(self, extents: Sequence[Extent], *, keep: bool) -> Findings:
         look = functools.partial(self._look, keep=keep)
-        return look_at_each(extents, look, has_gap=self._has_gap, page_size=self._space.page_size)
-
-    def _has_gap(self, extent: Extent) -> bool:
-        """Whether part of it is no longer mapped: what is not populated is not read, and counts as zeros."""
-        return self._space.has_gap(extent.start, extent.end)
+        return look_at_each(extents, look, has_gap=self._space.has_gap, page_size=self._space.page_size)
 
     def caveat(self, written: Regions, extents: Sequence[Extent]) -> str:
         return ""
 
-    def _look(self, extent: Extent, *, keep: bool) -> NDArray[np.void]:
-        """The records of the pages that differ from what is kept; ``keep`` keeps what they hold now."""
+    def _look(self, extent: Extent, *, keep: bool) -> Regions:
+        """The pages that differ from what is kept; ``keep`` keeps what they hold now."""
         size = self._space.page_size
         found = [runs_of(np.zeros(0, np.bool_), 0, size)]
         for piece, low, high in self._contents.blocks(extent.start, extent.end, BLOCK):
             changed = self._changed(piece, low, high, extent.anonymous, keep)
             if changed.any():
                 found.append(runs_of(changed, piece.start + low * size, size, Category.WRITTEN))
-        return Regions.merged(np.concatenate(found), page_size=size).to_records()
+        return Regions.merged(np.concatenate(found), page_size=size)
 
     def _changed(self, piece: Piece, low: int, high: int, anonymous: bool, keep: bool) -> NDArray[np.bool_]:
         """Which pages [low, high) of a piece differ from what is kept of them."""

@@ -50,6 +50,7 @@ class Extents(tuple[Extent, ...]):  # noqa: SLOT001 - what is found out later ne
 
     _grouped: tuple[Regions, list[Group]] | None = None
     _huge: tuple[int, tuple[Extent, ...]] | None = None
+    _all_plain: tuple[int, bool] | None = None
 
     @classmethod
     def of(cls, extents: Iterable[Extent]) -> Extents:
@@ -74,6 +75,12 @@ class Extents(tuple[Extent, ...]):  # noqa: SLOT001 - what is found out later ne
         if self._huge is None or self._huge[0] != page_size:
             self._huge = page_size, tuple(extent for extent in self if extent.page_size > page_size)
         return self._huge[1]
+
+    def plain(self, page_size: int) -> bool:
+        """Whether all are of ordinary pages whose holes are protected."""
+        if self._all_plain is None or self._all_plain[0] != page_size:
+            self._all_plain = page_size, not (self.some_sparse or self.huge(page_size))
+        return self._all_plain[1]
 
     def _plain(self, page_size: int) -> NDArray[np.bool_]:
         """Those of ordinary pages whose holes are protected: one query answers for them."""

@@ -124,14 +124,14 @@ class Following:
         with self._lock:
             self._check()
             try:
-                due = reader.found(self._take(reader)) if take else reader.due(self._peek())
+                found, unsure = reader.found(self._take(reader)) if take else reader.due(self._peek())
             except NoSuchProcess as error:
                 return self._last_answer(reader, error)
-            written = due.written.with_categories(Category.WRITTEN)
+            written = found.with_categories(Category.WRITTEN)
             if take and self._exempting is not None:
                 self._exempting.note(reader, written)
-            exempted = written & due.unsure
-            quality = self._quality(due.written, exempted)  # which its categories may tell
+            exempted = written & unsure
+            quality = self._quality(found, exempted)  # which its categories may tell
             if reader is self._unknown_to:
                 quality = Quality.SUPERSET, _FORKED
                 self._unknown_to = None if take else reader

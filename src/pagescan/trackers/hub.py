@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections import Counter
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,16 +31,9 @@ if TYPE_CHECKING:
     from .stats import Counters
 
 
-class Due(NamedTuple):
-    """What is due to a reader.
-
-    Attributes:
-        written: the pages, written to as far as is known.
-        unsure: those that may not have been (not all of them need be named).
-    """
-
-    written: Regions
-    unsure: Regions
+#: What is due to a reader: the pages, written to as far as is known; those that may not have been (not all of them need
+#: be among the former).
+Due = tuple[Regions, Regions]
 
 
 class Reader:
@@ -53,6 +46,7 @@ class Reader:
         losses: extents that can no longer be asked, with the reason.
         epoch: counts the looks, whoever's, that found something new in its pages.
         peers: the readers of the same coverage, this one among them.
+        alone: whether it never had another beside it.
         exempting: what exempts hot pages of the coverage, if that was asked for.
         unsure: of the pending pages, those that may not have been written to.
         counters: counts the looks at the coverage.
@@ -62,6 +56,7 @@ class Reader:
         "__weakref__",
         "_bounds",
         "_identity",
+        "alone",
         "counters",
         "epoch",
         "exempting",
@@ -85,6 +80,7 @@ class Reader:
         self.counters = counters
         self._bounds = (int(pages.starts[0]), int(pages.ends[-1])) if pages else (0, 0)
         self.peers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self.alone = True
         self.extents = Extents.of(extents)
         self.pending = self.unsure = Regions.empty(page_size=pages.page_size)
         self.losses: list[Loss] = []
@@ -106,8 +102,11 @@ class Reader:
 
     def found(self, findings: Findings) -> Due:
         """Everything due, now that this reader takes, and these are its own look's findings; nothing is due then."""
-        if findings.written:
+        written = findings.written
+        if written:
             self.epoch += 1
+        if not self.pending and not findings.unsure:  # spelt out, for most takes
+            return written, self.unsure
         due = self.due(findings)
         if self.pending:
             self.pending = self.unsure = Regions.empty(page_size=self.pages.page_size)
@@ -116,7 +115,7 @@ class Reader:
     def due(self, findings: Findings) -> Due:
         """What is due to the reader, with these findings of its own look."""
         written = findings.written | self.pending if self.pending else findings.written
-        return Due(written, self.unsure | findings.unsure if findings.unsure else self.unsure)
+        return written, self.unsure | findings.unsure if findings.unsure else self.unsure
 
     def give_back(self, written: Regions, unsure: Regions) -> None:
         """These pages are due again; nothing new was found."""
@@ -272,6 +271,9 @@ class Hub:
                 reader.lost(findings.losses)
             reader.peers = self._peers.setdefault(pages, reader.peers)
             reader.peers.add(reader)
+            if len(reader.peers) > 1:
+                for peer in reader.peers:
+                    peer.alone = False
             self._readers.add(reader)
             return reader
 
@@ -288,10 +290,12 @@ class Hub:
 
     def take(self, reader: Reader) -> Due:
         """What was written to since the reader last asked; protected again. Losses are noted in the reader."""
+        # The path of every take, which comes right after a long look: what need not be called is not called.
         with self.lock:
-            self.check()
+            if self.in_child or os.getpid() != self.pid:
+                self.check()
             findings = self._look(reader)
-            if (self._often or len(reader.peers) > 1) and (findings.written or findings.losses):
+            if not reader.alone or self._often:
                 self._tell(findings, reader)
             if findings.losses:
                 reader.lost(findings.losses)
@@ -299,7 +303,7 @@ class Hub:
             if reader.counters is not None:
                 reader.counters.takes += 1
             if reader.exempting is not None:
-                reader.exempting.note(reader, due.written)
+                reader.exempting.note(reader, due[0])
             return due
 
     def changed(self, reader: Reader) -> Changed:
@@ -338,13 +342,15 @@ class Hub:
         with self.lock:
             self.check()
             findings = self.engine.take(reader.extents.near(regions))
-            if self._often or len(reader.peers) > 1:
+            if not reader.alone or self._often:
                 self._tell(findings, reader)
             reader.forget(findings.written, regions)
 
     def _tell(self, findings: Findings, asked_by: Reader | None) -> None:
         """Hand what a look found to every other reader. A failed look may have protected pages it did not report, so
         to the others the whole extent counts as written; they find the loss by themselves."""
+        if not findings.written and not findings.losses:
+            return
         lost = ((loss.extent.start, loss.extent.end) for loss in findings.losses)
         news = findings.written | Regions.from_pairs(lost, page_size=self.space.page_size)
         for other in asked_by.peers if asked_by and not self._often else self._readers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,35 +27,39 @@ MOVED = "it was moved, mapped anew, or unregistered"
 
 def look_at_each(
     extents: Iterable[Extent],
-    look: Callable[[Extent], NDArray[np.void]],
+    look: Callable[[Extent], Regions],
     *,
-    has_gap: Callable[[Extent], bool] | None = None,
+    has_gap: Callable[[int, int], bool] | None = None,
     page_size: int,
 ) -> Findings:
-    """Ask ``look`` for the records of each extent, and then, if it is given, ``has_gap``.
+    """Ask ``look`` for what was found in each extent, and then, if it is given, whether it ``has_gap``.
 
     A gap is the extent's loss, and so is what they raise: CoverageLost with its message, NotWriteProtectable,
     NoSuchProcess.
     """
-    parts: list[NDArray[np.void]] = []
+    parts: list[Regions] = []
     losses: list[Loss] = []
     for extent in extents:
         try:
             found = look(extent)
-            if has_gap is not None and has_gap(extent):
+            if has_gap is not None and has_gap(extent.start, extent.end):
                 raise CoverageLost(UNMAPPED)
         except NotWriteProtectable:
             losses.append(Loss(extent, MOVED))
         except (CoverageLost, NoSuchProcess) as error:
             losses.append(Loss(extent, error.message))
         else:
-            if len(found):
+            if found:
                 parts.append(found)
-    if not parts:
-        return Findings(Regions.empty(page_size=page_size), losses)
-    if len(parts) == 1:
-        return Findings(Regions.trusted(parts[0], page_size=page_size), losses)
-    return Findings(Regions.merged(one_after_another(parts), page_size=page_size), losses)
+    if len(parts) <= 1:
+        return Findings(parts[0] if parts else _nothing(page_size), losses)
+    records = one_after_another([part.to_records() for part in parts])
+    return Findings(Regions.merged(records, page_size=page_size), losses)
+
+
+@functools.cache  # the answer of most looks
+def _nothing(page_size: int) -> Regions:
+    return Regions.empty(page_size=page_size)
 
 
 def runs_of(pages: NDArray[np.bool_], start: int, page_size: int, categories: int = 0) -> NDArray[np.void]:

@@ -102,28 +102,24 @@ class PagemapReadEngine:
 
     def _each(self, extents: Sequence[Extent], *, take: bool) -> Findings:
         look = functools.partial(self._look, take=take)
-        return look_at_each(extents, look, has_gap=self._has_gap, page_size=self._space.page_size)
+        return look_at_each(extents, look, has_gap=self._space.has_gap, page_size=self._space.page_size)
 
     def caveat(self, written: Regions, extents: Sequence[Extent]) -> str:
         if any(extent.sparse and written.clip(extent.start, extent.end) for extent in extents):
             return "in sparse memory a page that was only read for the first time counts as written"
         return hugetlb_caveat(written, extents)
 
-    def _look(self, extent: Extent, *, take: bool) -> NDArray[np.void]:
-        records = self._written(extent)
+    def _look(self, extent: Extent, *, take: bool) -> Regions:
+        written = Regions.trusted(self._written(extent), page_size=self._space.page_size)
         if take:
-            protect_again(self._uffd, records, extent.page_size)
+            protect_again(self._uffd, written.to_records(), extent.page_size)
         if self._remembers(extent):
-            written = Regions.trusted(records, page_size=self._space.page_size)
             gone = self._given_back(extent, written, take=take)
             if take and extent.sparse:
                 # Named now, so somebody may read it from now on; only a mark tells when it is given back once more.
                 protect_again(self._uffd, gone.to_records())
-            records = (written | gone.with_categories(Category.WRITTEN)).to_records()
-        return records
-
-    def _has_gap(self, extent: Extent) -> bool:
-        return self._space.has_gap(extent.start, extent.end)
+            return written | gone.with_categories(Category.WRITTEN)
+        return written
 
     def _written(self, extent: Extent) -> NDArray[np.void]:
         found = []

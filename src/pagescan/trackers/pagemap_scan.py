@@ -41,18 +41,15 @@ from ..errors import NoSuchProcess, NotWriteProtectable
 from ..query import Category, Op
 from ..ranges import Regions
 from ..scanning.call import prepare_scan
-from ..scanning.walk import WALK_VEC_LEN, walk
+from ..scanning.walk import WALK_VEC_LEN
 from .extents import TOGETHER, Extents
 from .looking import SPARSE_RETURN, filled_caveat, hugetlb_caveat, look_at_each, really_written
 from .registration import Registrations, plan_with_holes, protect_again
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from ..abi import Pagemap
+    from ..abi import GapFinder, Pagemap
     from ..scanning.prepared import PreparedScan
     from .base import Arm, Extent, Findings
     from .extents import Group
@@ -66,12 +63,15 @@ class PagemapScanEngine:
     def __init__(self, space: AddressSpace, name: str = "pagemap-scan"):
         self.name = name
         self._space = space
+        self._page_size = space.page_size
         self._pagemap: Pagemap = space.open_pagemap()
         try:
             self._uffd = space.open_userfaultfd(TRACKING_FEATURES)
         except BaseException:
             self._pagemap.close()
             raise
+        #: Of an extent that is no longer mapped a look finds nothing, without an error.
+        self._has_gap: GapFinder = space.gap_finder()
         self._registered = Registrations(space, self._uffd, RegisterMode.WP)
         self._reports_dropped = space.prove_tracking().reports_dropped
         #: What was populated when last taken, in extents where that is needed to find what was given back.
@@ -104,8 +104,8 @@ class PagemapScanEngine:
         scan = prepare_scan(
             self._pagemap, 0, 0, anyof_mask=_POPULATED, return_mask=0, vec_len=WALK_VEC_LEN, require_wp_async=False
         )
-        found = walk(scan, extent.start, extent.end)
-        return extent.size - int((found["end"] - found["start"]).sum())
+        found = scan.walk(extent.start, extent.end)
+        return extent.size - found.byte_count
 
     def cover(self, extents: Sequence[Extent]) -> None:
         self._registered.cover(extents)
@@ -117,32 +117,33 @@ class PagemapScanEngine:
     def arm(self, extents: Sequence[Extent], how: Arm) -> None:
         for extent in extents:
             if extent.sparse:
-                walk(self._take_sparse, extent.start, extent.end)
+                self._take_sparse.walk(extent.start, extent.end)
             elif how == "ioctl" or self._huge(extent):
                 self._uffd.writeprotect(extent.start, extent.size)
             else:
                 # Without masks, memory that has no page table yet is protected as well. Empty entries of a page table
                 # that exists are not, before 7.2 (only what is WRITTEN is protected, and they are not, in that form);
                 # the form that asks for WRITTEN alone reaches them.
-                walk(self._protect_all, extent.start, extent.end)
-                walk(self._take, extent.start, extent.end)
+                self._protect_all.walk(extent.start, extent.end)
+                self._take.walk(extent.start, extent.end)
             if self._remembers(extent):
                 self._given_back(extent, remember=True)
 
     # Asking ---------------------------------------------------------------------------------------------------------
 
     def take(self, extents: Sequence[Extent]) -> Findings:
-        return self._each(extents, self._take_one)
+        asked = extents if len(extents) < TOGETHER else self._worth_asking(Extents.of(extents))
+        return look_at_each(asked, self._take_one, has_gap=self._has_gap, page_size=self._page_size)
 
     def peek(self, extents: Sequence[Extent]) -> Findings:
-        return self._each(extents, self._peek_one)
+        asked = extents if len(extents) < TOGETHER else self._worth_asking(Extents.of(extents))
+        return look_at_each(asked, self._peek_one, has_gap=self._has_gap, page_size=self._page_size)
 
     def caveat(self, written: Regions, extents: Sequence[Extent]) -> str:
+        extents = Extents.of(extents)
+        if extents.plain(self._page_size):
+            return ""
         return "; ".join(filter(None, (hugetlb_caveat(written, extents), filled_caveat(written, extents))))
-
-    def _each(self, extents: Sequence[Extent], look: Callable[[Extent], NDArray[np.void]]) -> Findings:
-        asked = extents if len(extents) < TOGETHER else self._worth_asking(Extents.of(extents))
-        return look_at_each(asked, look, has_gap=self._has_gap, page_size=self._space.page_size)
 
     def _worth_asking(self, extents: Extents) -> Iterator[Extent]:
         """Those in which something may have been written: of neighbours, one look that changes nothing tells which."""
@@ -158,43 +159,39 @@ class PagemapScanEngine:
         whole = replace(extents[group.first], start=group.start, end=group.end)
         try:
             found = self._peek_one(whole)
-            if not self._has_gap(whole):
-                return map(extents.__getitem__, extents.touched(found))
+            if not self._has_gap(group.start, group.end):
+                return map(extents.__getitem__, extents.touched(found.to_records()))
         except (NotWriteProtectable, NoSuchProcess):
             pass
         return extents[group.first : group.last]
 
-    def _has_gap(self, extent: Extent) -> bool:
-        """Whether part of the extent is no longer mapped; such pages answer nothing, without an error."""
-        return self._space.has_gap(extent.start, extent.end)
-
-    def _take_one(self, extent: Extent) -> NDArray[np.void]:
+    def _take_one(self, extent: Extent) -> Regions:
         if extent.sparse:
             return self._sparse(extent, self._take_sparse, remember=True)
-        found = walk(self._take, extent.start, extent.end)
-        if self._huge(extent):
-            empty = self._pages(self._look_dropped, extent)
+        found = self._take.walk(extent.start, extent.end)
+        if extent.page_size > self._page_size:
+            empty = self._look_dropped.walk(extent.start, extent.end)
             # A write that falls before this lies in pages that are reported now, and read by the caller later.
             self._mark(empty)
-            return self._with_dropped(found, empty | self._given_back(extent, remember=True))
+            return _with_dropped(found, empty | self._given_back(extent, remember=True))
         if not self._reports_dropped:
-            return self._with_dropped(found, self._pages(self._take_dropped, extent))
+            return _with_dropped(found, self._take_dropped.walk(extent.start, extent.end))
         return found
 
-    def _peek_one(self, extent: Extent) -> NDArray[np.void]:
+    def _peek_one(self, extent: Extent) -> Regions:
         if extent.sparse:
             return self._sparse(extent, self._look_sparse, remember=False)
-        found = walk(self._look, extent.start, extent.end)
+        found = self._look.walk(extent.start, extent.end)
         if self._huge(extent):
-            empty = self._pages(self._look_dropped, extent)
-            return self._with_dropped(found, empty | self._given_back(extent, remember=False))
+            empty = self._look_dropped.walk(extent.start, extent.end)
+            return _with_dropped(found, empty | self._given_back(extent, remember=False))
         if not self._reports_dropped:
-            return self._with_dropped(found, self._pages(self._look_dropped, extent))
+            return _with_dropped(found, self._look_dropped.walk(extent.start, extent.end))
         return found
 
-    def _sparse(self, extent: Extent, scan: PreparedScan, *, remember: bool) -> NDArray[np.void]:
+    def _sparse(self, extent: Extent, scan: PreparedScan, *, remember: bool) -> Regions:
         """Written pages of an extent whose holes are not protected."""
-        found = self._pages(scan, extent)
+        found = scan.walk(extent.start, extent.end)
         written = really_written(found, self._populated)
         gone = self._given_back(extent, found, remember=remember)
         if remember:
@@ -202,7 +199,7 @@ class PagemapScanEngine:
             # next look, only a marker tells. (A write that falls before this is read by who reads afterwards.)
             self._mark(gone)
             self._populated |= gone
-        return self._with_dropped(written.to_records(), gone)
+        return _with_dropped(written, gone)
 
     def _mark(self, holes: Regions) -> None:
         """Protect what is not populated, which leaves markers."""
@@ -210,13 +207,14 @@ class PagemapScanEngine:
 
     def _given_back(self, extent: Extent, found: Regions | None = None, *, remember: bool) -> Regions:
         """What was populated when last taken, or when ``found`` just now, and is no longer: its contents are gone."""
-        size = self._space.page_size
+        size = self._page_size
         if not self._remembers(extent):
             return Regions.empty(page_size=size)
         before = self._populated.clip(extent.start, extent.end)
         if found:
             before = before | found
-        now = self._pages(self._look_present if self._huge(extent) else self._look_populated, extent)
+        scan = self._look_present if self._huge(extent) else self._look_populated
+        now = scan.walk(extent.start, extent.end)
         if remember:
             self._populated = (self._populated - Regions.span(extent.start, extent.end, page_size=size)) | now
         return before - now
@@ -226,23 +224,19 @@ class PagemapScanEngine:
         return extent.sparse or (extent.private and self._huge(extent))
 
     def _huge(self, extent: Extent) -> bool:
-        return extent.page_size > self._space.page_size
-
-    def _pages(self, scan: PreparedScan, extent: Extent) -> Regions:
-        return Regions.trusted(walk(scan, extent.start, extent.end), page_size=self._space.page_size)
-
-    def _with_dropped(self, found: NDArray[np.void], dropped: Regions) -> NDArray[np.void]:
-        if not dropped:
-            return found
-        written = Regions.trusted(found, page_size=self._space.page_size)
-        return (written | dropped.with_categories(Category.WRITTEN)).to_records()
+        return extent.page_size > self._page_size
 
     # Ending ---------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
         self._uffd.close()
         self._pagemap.close()
+        self._has_gap.close()
 
     def close_in_child(self) -> None:
         # Closing a copy of the descriptor ends nothing in the parent, which holds its own.
         self.close()
+
+
+def _with_dropped(found: Regions, dropped: Regions) -> Regions:
+    return found | dropped.with_categories(Category.WRITTEN) if dropped else found

@@ -22,7 +22,7 @@ from ..query import Category, Op
 from ..ranges import REGION_DTYPE, Regions
 from ..records import MAX_ADDRESS, one_after_another
 from ..scanning.call import prepare_scan
-from ..scanning.walk import WALK_VEC_LEN, walk
+from ..scanning.walk import WALK_VEC_LEN
 from .base import Arm, Extent, Findings, Loss
 from .looking import MOVED, SPARSE_RETURN, really_written
 from .pagemap_scan import PagemapScanEngine
@@ -43,6 +43,7 @@ class ProcessEngine(PagemapScanEngine):
 
     def __init__(self, space: AddressSpace, *arguments: Any):
         super().__init__(space, *arguments)
+        self._has_gap = _NeverAsked()
         #: (end, start) of neighbours between which there is nothing that anybody may have registered.
         self.bridges: frozenset[tuple[int, int]] = frozenset()
         self._take_run = self._on_registered(Op.GET | Op.WP, Category.WRITTEN, _POPULATED, SPARSE_RETURN)
@@ -77,9 +78,6 @@ class ProcessEngine(PagemapScanEngine):
         written = Regions.union([plain.written, *found], page_size=self._space.page_size)
         return Findings(written, plain.losses + losses, plain.unsure)
 
-    def _has_gap(self, extent: Extent) -> bool:
-        return False  # whoever follows the maps finds it
-
     # Runs -----------------------------------------------------------------------------------------------------------
 
     def _sparse_parts(self, extents: Sequence[Extent], *, take: bool) -> tuple[list[Regions], list[Loss]]:
@@ -106,8 +104,8 @@ class ProcessEngine(PagemapScanEngine):
 
     def _ask(self, start: int, end: int, *, take: bool) -> tuple[Regions, NDArray[np.void]]:
         """What was written to in a run, and what of it is registered (as bounds)."""
-        found = walk(self._take_run if take else self._look_run, start, end)
-        every = walk(self._look_all, start, end)
+        found = (self._take_run if take else self._look_run).walk(start, end).to_records()
+        every = self._look_all.walk(start, end).to_records()
         now = self._regions(_bare(every[every["categories"] != 0]))
         before = self._populated.clip(start, end)
         if not len(found) and np.array_equal(before.to_records(), now.to_records()):
@@ -131,6 +129,16 @@ class ProcessEngine(PagemapScanEngine):
 
     def _regions(self, records: NDArray[np.void]) -> Regions:
         return Regions.merged(records, page_size=self._space.page_size)
+
+
+class _NeverAsked:
+    """Whoever follows the maps of the process finds the gaps."""
+
+    def __call__(self, start: int, end: int) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Nothing was opened."""
 
 
 def _bare(records: NDArray[np.void]) -> NDArray[np.void]:

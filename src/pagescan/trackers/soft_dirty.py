@@ -130,13 +130,10 @@ class SoftDirtyEngine:
         return self._answer(extents, self._due | self._look(asked)[0])
 
     def _answer(self, extents: Sequence[Extent], due: Regions) -> Findings:
-        def look(extent: Extent) -> NDArray[np.void]:
-            return due.clip(extent.start, extent.end).with_categories(Category.WRITTEN).to_records()
+        def look(extent: Extent) -> Regions:
+            return due.clip(extent.start, extent.end).with_categories(Category.WRITTEN)
 
-        return look_at_each(extents, look, has_gap=self._has_gap, page_size=self._space.page_size)
-
-    def _has_gap(self, extent: Extent) -> bool:
-        return self._space.has_gap(extent.start, extent.end)
+        return look_at_each(extents, look, has_gap=self._space.has_gap, page_size=self._space.page_size)
 
     def caveat(self, written: Regions, extents: Sequence[Extent]) -> str:
         return (

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Regions that wait to be counted; more are counted at once. Counting right after a look is dear (what the processor
 #: had cached of us is gone by then), so it is put off; what waits takes 24 bytes a region.
-_UNCOUNTED = 1 << 16
+_UNCOUNTED = 1 << 15
 #: Fewer takes are no ground for advice.
 _ENOUGH_TAKES = 3
 #: A share of written pages from which on dense memory is spoken of.
@@ -65,10 +65,10 @@ class Counters:
         """A look found this, in so much time."""
         self.looks += 1
         self.look_ns += nanoseconds
-        regions = len(findings.written)
-        if regions:
+        written = findings.written
+        if written:
             self._uncounted.append(findings)
-            self._size += regions
+            self._size += written.__length_hint__()
             if self._size > _UNCOUNTED:
                 self._count()
 

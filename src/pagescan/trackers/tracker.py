@@ -108,12 +108,10 @@ class _Coverage:
         #: Buffers whose object may move its memory in spite of us; the others are pinned by their export.
         self.movable = tuple(buffer for buffer in held if buffer.movable)
         self._end = weakref.finalize(self, _end_coverage, self.hub, self.pages, held)
-
-    @property
-    def closed(self) -> bool:
-        return not self._end.alive
+        self.closed = False
 
     def close(self) -> None:
+        self.closed = True
         self._end()
 
 
@@ -158,8 +156,13 @@ class Cursor:
         Raises CoverageLost (unless ``on_lost="report"``) if part of the memory is no longer tracked; what was found in
         the rest is kept for the next answer. Raises Closed after close().
         """
-        self._check()
-        return self._answer(self._hub.take(self._reader), keep=True)
+        coverage, hub, reader = self._coverage, self._hub, self._reader
+        if coverage.closed or coverage.movable:
+            self._check()
+        due = written, unsure = hub.take(reader)
+        if reader.losses or unsure or (written and (coverage.edges or hub.engine.caveat(written, coverage.extents))):
+            return self._answer(due, keep=True)
+        return Written.of(written, coverage.pages, exempted=unsure)
 
     def peek(self) -> Written:
         """What :meth:`take` would answer; nothing changes."""
@@ -216,11 +219,11 @@ class Cursor:
 
     def _answer(self, due: Due, *, keep: bool) -> Written:
         coverage, losses = self._coverage, self._reader.losses
-        written = due.written
-        exempted = written & due.unsure if due.unsure else None
+        written, unsure = due
+        exempted = written & unsure if unsure else None
         if losses:
             if keep and coverage.on_lost == "raise":
-                self._hub.give_back(self._reader, written, due.unsure)
+                self._hub.give_back(self._reader, written, unsure)
             self._check_lost()
             gone = Regions.from_pairs(
                 ((loss.extent.start, loss.extent.end, int(Category.WRITTEN)) for loss in losses),
