@@ -48,7 +48,7 @@ _WRITTEN = int(Category.WRITTEN)
 _WPALLOWED = int(Category.WPALLOWED)
 #: So many regions are copied without a thought. Of a longer answer, one that fills less than this share (1 / it) of the
 #: buffer is copied, so that keeping it does not keep the whole buffer.
-_COPIED = 2048
+_COPIED = 512
 _HAND_OUT_SHARE = 16
 _ALIGNMENT = 4096
 
@@ -124,14 +124,22 @@ class Scan:
         unknown: categories that were asked for and that this kernel does not know: unknown, rather than absent.
     """
 
-    __slots__ = ("complete", "page_size", "regions", "unknown", "walk_end")
+    __slots__ = ("_answer", "_regions", "complete", "page_size", "unknown", "walk_end")
 
-    def __init__(self, regions: NDArray[np.void], walk_end: int, complete: bool, unknown: Category, page_size: int):
-        self.regions = regions
+    def __init__(self, answer: Answer | None, walk_end: int, complete: bool, unknown: Category, page_size: int):
+        self._answer = answer
+        self._regions: NDArray[np.void] | None = None
         self.walk_end = walk_end
         self.complete = complete
         self.unknown = unknown
         self.page_size = page_size
+
+    @property
+    def regions(self) -> NDArray[np.void]:
+        # Made when first asked for: it takes as long as the rest of a small scan beside the call itself.
+        if self._regions is None:
+            self._regions = self._answer.raw() if self._answer is not None else NOTHING
+        return self._regions
 
     def to_regions(self) -> Regions:
         """The same as a :class:`Regions` value."""
@@ -266,10 +274,6 @@ class PreparedScan:
         self._use_free_buffer()
         return answer
 
-    def _copied(self, count: int) -> NDArray[np.void]:
-        """The first regions, copied as bytes: numpy copies structures field by field, at ten times the cost."""
-        return np.frombuffer(bytearray(self._memory[: count * REGION_DTYPE.itemsize]), REGION_DTYPE)
-
     def run(self) -> int:
         """Make the call; returns how many regions the answer has. Errors as :func:`pagemap_scan`."""
         if self._rare:
@@ -373,18 +377,14 @@ class PreparedScan:
         # The hottest path of level 1: the common cases are spelt out.
         count, end = self.run(), self._end
         walk_end = end if self._words[WALK_END] >= end else self.walk_end
-        if not count:
-            if self._finished is not None and walk_end == end:
-                return self._finished
-            regions = NOTHING
-        elif count <= _COPIED and not self._mark_untracked:
-            regions = self._copied(count)
-        else:
-            regions = self.answer().raw()
-        answer = Scan(regions, walk_end, walk_end >= end, self.unknown, self.page_size)
-        if not count and walk_end == end:
-            self._finished = answer
-        return answer
+        if count:
+            return Scan(self.answer(), walk_end, walk_end >= end, self.unknown, self.page_size)
+        if self._finished is None or walk_end != end:
+            found = Scan(None, walk_end, walk_end >= end, self.unknown, self.page_size)
+            if walk_end != end:
+                return found
+            self._finished = found
+        return self._finished
 
     def walk(self, start: int, end: int, max_pages: int = 0) -> Regions:
         """Go over [start, end), page-aligned addresses, until it is done; returns what all calls found.
