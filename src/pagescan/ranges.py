@@ -37,6 +37,8 @@ from .records import (
     cover,
     drop_empty,
     either,
+    equal,
+    equal_answers,
     in_order,
     join_equal,
     runs,
@@ -312,7 +314,7 @@ class Regions:
         if not isinstance(other, Regions):
             return NotImplemented
         same = self._page_size == other._page_size and self._unknown == other._unknown
-        return same and np.array_equal(self._records, other._records)
+        return same and (equal_answers(_answer(self), _answer(other)) or equal(self._records, other._records))
 
     def __hash__(self) -> int:
         return hash((self._page_size, self._unknown, self._records.tobytes()))
@@ -354,6 +356,11 @@ class Regions:
 
     def _like(self, records: NDArray[np.void]) -> Regions:
         return Regions.trusted(records, page_size=self._page_size, unknown=self._unknown)
+
+    def lies_in(self, start: int, end: int) -> bool:
+        """Whether all of it lies in [start, end)."""
+        records = self._records
+        return not len(records) or bool(records["start"][0] >= start and records["end"][-1] <= end)
 
     def clip(self, start: int, end: int) -> Regions:
         """What lies in [start, end), cut to the byte."""
@@ -418,6 +425,14 @@ class Regions:
         high = ((part.ends - np.uint64(address + 1)) // size).astype(np.int64) + 1
         first, last = runs(low[1:] > high[:-1], len(low))
         return np.stack([low[first], high[last]], axis=1)
+
+
+def _answer(value: Regions) -> Answer | None:
+    """What a deferred value is made of; None of another."""
+    source = value._source
+    while isinstance(source, Regions):
+        source = source._source
+    return source
 
 
 def _to_addresses(values: ArrayLike) -> NDArray[np.uint64]:

@@ -163,6 +163,20 @@ def join_equal(records: NDArray[np.void]) -> NDArray[np.void]:
     return _join(records, ~joined) if joined.any() else records
 
 
+def equal(a: NDArray[np.void], b: NDArray[np.void]) -> bool:
+    """Whether both hold the same. (numpy compares structures field by field.)"""
+    if len(a) != len(b):
+        return False
+    if a.flags.c_contiguous and b.flags.c_contiguous:
+        return bool((a.view(np.uint64) == b.view(np.uint64)).all())
+    return a.tobytes() == b.tobytes()
+
+
+def equal_answers(a: Answer | None, b: Answer | None) -> bool:
+    """Whether both are there and tell the same in the same words; then neither need be put into canonical form."""
+    return a is not None and b is not None and equal(a.raw(), b.raw())
+
+
 def cover(records: NDArray[np.void]) -> NDArray[np.void]:
     """Joins all that overlap or touch, whatever their order; the categories must all be equal."""
     records = records[np.argsort(records["start"], kind="stable")]

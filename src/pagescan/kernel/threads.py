@@ -49,7 +49,27 @@ class _Known(threading.local):
     """The other threads as this one knows them."""
 
     def __init__(self) -> None:
+        self.pid = 0
         self.watched: dict[str, _Watched] = {}
+
+    def all(self, most: int) -> dict[str, _Watched] | None:
+        """Every other thread, also those that Python knows nothing of; None if there are more than ``most``.
+
+        The link count of the directory is 2 and one for each thread (``proc_task_getattr()`` in ``fs/proc/base.c``). If
+        it fits, and none of those that are known has gone (which reading its files tells), these are all.
+        """
+        if self.pid == os.getpid() and os.stat(_TASKS).st_nlink == 3 + len(self.watched):
+            return self.watched if len(self.watched) <= most else None
+        if self.pid != os.getpid():  # in a forked child the files are of the parent's threads
+            self.pid, self.watched = os.getpid(), {}
+        others = set(os.listdir(_TASKS)) - {str(threading.get_native_id())}
+        if len(others) > most:
+            return None
+        for gone in self.watched.keys() - others:
+            del self.watched[gone]
+        for tid in others - self.watched.keys():
+            self.watched[tid] = _Watched(tid)
+        return self.watched
 
 
 _known = _Known()
@@ -60,19 +80,15 @@ def resting_threads(most: int) -> Resting | None:
 
     None if one runs, if there are more than ``most``, or if this kernel does not tell.
     """
-    others = _others()
-    if len(others) > most:
-        return None
-    known = _known.watched
     try:
-        for gone in known.keys() - others:
-            del known[gone]
-        watched = {tid: known.get(tid) or known.setdefault(tid, _Watched(tid)) for tid in others}
+        watched = _known.all(most)
+        if watched is None:
+            return None
         # The counts first: whoever runs between the two readings is found by the second, or has a new count later.
         counts = {tid: one.arrivals() for tid, one in watched.items()}
         asleep = all(one.is_off() for one in watched.values())
     except (OSError, ValueError, IndexError):
-        known.clear()
+        _known.watched.clear()
         return None
     return counts if asleep and all(counts.values()) else None
 
@@ -88,8 +104,3 @@ def still_resting(before: Resting) -> bool:
         return all(known[tid].arrivals() == count for tid, count in before.items())
     except (KeyError, OSError, ValueError, IndexError):
         return False
-
-
-def _others() -> set[str]:
-    """The ids of the other threads, also of those that Python knows nothing of."""
-    return set(os.listdir(_TASKS)) - {str(threading.get_native_id())}

@@ -55,7 +55,7 @@ class Mark:
             self.close()
             raise
         #: Pages that are due although the tracker does not name them (any more).
-        self._due = Regions.empty(page_size=self.pages.page_size)
+        self._due = self._nothing = Regions.empty(page_size=self.pages.page_size)
 
     def restore(self, *, recheck: bool | None = None) -> int:
         """Put the marked contents back, copying only the pages written to since; returns the bytes copied.
@@ -74,7 +74,7 @@ class Mark:
         others = _Others(due) if recheck is None else None
         copied = sum(copy.restore(due) for copy in self._copies)
         self._tracker.forget(due)
-        self._due = due.clip(0, 0)
+        self._due = self._nothing
         if others.may_have_run() if others else recheck:
             self._due = Regions.union([copy.differing(due) for copy in self._copies])
         return copied
@@ -86,7 +86,7 @@ class Mark:
             return 0
         self._tracker.forget(due)
         copied = sum(copy.renew(due) for copy in self._copies)
-        self._due = due.clip(0, 0)
+        self._due = self._nothing
         return copied
 
     def changed(self) -> bool:
@@ -189,7 +189,7 @@ class _Others:
             return
         self._still_resting = threads.still_resting
         # To ask of a thread, and for the threads, costs about as much as to compare some 20 pages.
-        self._before = threads.resting_threads(due.page_count // 20)
+        self._before = threads.resting_threads(due.byte_count // due.page_size // 20)
 
     def may_have_run(self) -> bool:
         return self._before is None or not self._still_resting(self._before)

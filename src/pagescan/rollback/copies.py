@@ -76,7 +76,7 @@ class Copy:
         return Regions.from_pages(np.concatenate(found), page_size=size)
 
     def _mine(self, regions: Regions) -> Regions:
-        return regions.clip(self.start, self.end)
+        return regions if regions.lies_in(self.start, self.end) else regions.clip(self.start, self.end)
 
     def _bounds(self, regions: Regions) -> Iterator[tuple[int, int]]:
         """Offsets of each region in ``saved``."""
@@ -111,15 +111,15 @@ class OwnCopy(Copy):
         if not regions:
             return 0
         size, count = regions.page_size, regions.byte_count
-        hull = int(regions.ends[-1] - regions.starts[0])
+        hull = int(regions.ends[-1]) - int(regions.starts[0])
         low, high = self._inner
-        inner = regions.clip(self.start + low, self.start + high)
+        whole = regions.lies_in(self.start + low, self.start + high)
+        inner = regions if whole else regions.clip(self.start + low, self.start + high)
         if len(regions) < 16 + hull // size // 1024 or count > 64 * size * len(regions) or not inner:
             self._move_runs(source, target, regions)
             return count
-        if low:
+        if not whole:
             self._move_runs(source, target, regions.clip(self.start, self.start + low))
-        if high < self.end - self.start:
             self._move_runs(source, target, regions.clip(self.start + high, self.end))
         self._move_pages(source[low:high], target[low:high], inner, self.start + low)
         return count
@@ -130,12 +130,17 @@ class OwnCopy(Copy):
 
     def _move_pages(self, source: NDArray[np.uint8], target: NDArray[np.uint8], regions: Regions, base: int) -> None:
         size = regions.page_size
-        isolated = regions.byte_count == size * len(regions)  # as random writes leave them
-        pages = regions.starts if isolated else regions.pages()
-        numbers = (pages - np.uint64(base)) >> np.uint64(size.bit_length() - 1)
-        first, last = int(numbers[0]), int(numbers[-1]) + 1
+        shift = np.uint64(size.bit_length() - 1)
+        low, high = ((edges - np.uint64(base)) >> shift for edges in (regions.starts, regions.ends))
+        first, last = int(low[0]), int(high[-1])
+        low -= low[0]
         chosen = np.zeros(last - first, bool)
-        chosen[numbers.astype(np.int64) - first] = True
+        chosen[low.view(np.int64)] = True
+        high -= np.uint64(first)
+        # Random writes leave few runs of several pages.
+        longer = np.flatnonzero(high - low > 1)
+        for begin, end in zip(low[longer].tolist(), high[longer].tolist(), strict=True):
+            chosen[begin:end] = True
         kind = f"V{size}"
         np.copyto(target.view(kind)[first:last], source.view(kind)[first:last], where=chosen)
 

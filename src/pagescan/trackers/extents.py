@@ -106,13 +106,12 @@ class Extents(tuple[Extent, ...]):  # noqa: SLOT001 - what is found out later ne
         parts: list[Extent] = []
         for index in self.touched(pages.to_records()) if len(self) > 1 else range(len(self)):
             extent, unit = self[index], self[index].page_size
-            inside = pages.clip(extent.start, extent.end)
-            if inside:
-                starts, ends = inside.starts, inside.ends
-                far = np.flatnonzero(starts[1:] - ends[:-1] > np.uint64(max(_NEAR, unit))).tolist()
-                for first, last in zip([0, *(at + 1 for at in far)], [*far, len(inside) - 1], strict=True):
-                    low, high = int(starts[first]) // unit * unit, -(-int(ends[last]) // unit) * unit
-                    parts.append(replace(extent, start=low, end=high))
+            inside = pages if pages.lies_in(extent.start, extent.end) else pages.clip(extent.start, extent.end)
+            for start, end in _pieces(inside, max(_NEAR, unit)):
+                low, high = start // unit * unit, -(-end // unit) * unit
+                # Nearly all of it is as well looked at whole, which is quicker said.
+                most = (high - low) * 8 > extent.size * 7
+                parts.append(extent if most else replace(extent, start=low, end=high))
         return Extents(parts)
 
     def pages(self, page_size: int) -> Regions:
@@ -144,3 +143,18 @@ class Extents(tuple[Extent, ...]):  # noqa: SLOT001 - what is found out later ne
         counts = np.searchsorted(self.starts, found["end"], "left") - first
         offsets = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return np.unique(np.repeat(first, counts) + offsets).tolist()  # type: ignore[no-any-return]
+
+
+def _pieces(pages: Regions, near: int) -> Iterator[tuple[int, int]]:
+    """The bounds of runs of regions between which there is no gap longer than ``near``. Where the gaps are no longer
+    on average, all are one."""
+    if not pages:
+        return
+    starts, ends = pages.starts, pages.ends
+    low, high = int(starts[0]), int(ends[-1])
+    if high - low <= near * len(pages):
+        yield low, high
+        return
+    far = np.flatnonzero(starts[1:] - ends[:-1] > np.uint64(near)).tolist()
+    for first, last in zip([0, *(at + 1 for at in far)], [*far, len(pages) - 1], strict=True):
+        yield int(starts[first]), int(ends[last])

@@ -14,8 +14,6 @@ from collections import Counter
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..errors import CoverageLost
 from ..process.current import close_in_children
 from ..ranges import Regions
@@ -130,7 +128,7 @@ class Reader:
             self.pending -= regions
             self.unsure -= regions
         # Nearly always the very same runs, and then there is nothing to work out.
-        if not (np.array_equal(found.starts, regions.starts) and np.array_equal(found.ends, regions.ends)):
+        if found != regions:
             self.told(found - regions)
 
     def lost(self, losses: Sequence[Loss]) -> None:
