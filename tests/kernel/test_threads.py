@@ -111,3 +111,37 @@ def test_too_many_are_not_asked():
     with thread(wake.wait):
         assert resting_threads(0) is None
         wake.set()
+
+
+def test_a_thread_in_place_of_another_is_found():
+    """As many as before, but not the same."""
+    first, second = threading.Event(), threading.Event()
+    before = until_resting()
+    with thread(first.wait) as one:
+        assert set(until_resting()) - set(before) == {str(one.native_id)}
+        first.set()
+    with thread(second.wait) as other:
+        assert set(until_resting()) - set(before) == {str(other.native_id)}
+        second.set()
+
+
+def test_a_forked_child_asks_for_its_own():
+    """Also when it has as many threads as its parent had."""
+    wake = threading.Event()
+    with thread(wake.wait):
+        until_resting()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            own = threading.Event()
+            made = threading.Thread(target=own.wait, daemon=True)
+            made.start()
+            same = set(until_resting()) == {str(made.native_id)}
+            os.write(writing, b"yes" if same else b"no")
+            os._exit(0)
+        os.close(writing)
+        said = os.read(reading, 8)
+        os.close(reading)
+        os.waitpid(child, 0)
+        wake.set()
+    assert said == b"yes"
