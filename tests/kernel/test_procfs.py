@@ -331,3 +331,12 @@ def test_the_sudo_command_repeats_the_program(monkeypatch):
 def test_other_errors_are_left_as_they_are():
     error = OSError(errno.EMFILE, "fake")
     assert process_error(error, os.getpid(), "open a file") is error
+
+
+def test_threads_that_want_to_run(monkeypatch, tmp_path):
+    assert procfs.count_runnable() >= 1
+    (tmp_path / "loadavg").write_text("0.40 0.31 1.57 3/92 2001\n")
+    monkeypatch.setattr(procfs, "Path", lambda _: tmp_path / "loadavg")
+    assert procfs.count_runnable() == 3
+    monkeypatch.setattr(procfs, "Path", lambda _: tmp_path / "missing")
+    assert procfs.count_runnable() == 0

@@ -137,14 +137,13 @@ def test_the_registers_of_a_call_on_arm64():
     assert layout.ways_on(words) == WaysOn(words, words, outside=False)
     assert not layout.in_call(words)
     assert not layout.undue_eintr(words)
-    assert (layout.stack_pointer(words), layout.instruction_pointer(words), layout.size) == (31, 32, 272)
+    assert (layout.stack_pointer(words), layout.instruction_pointer(words)) == (31, 32)
     assert layout.result((2**64 - 38, *words[1:])) == -38
 
 
 def test_packing_is_reversible():
-    assert registers.unpack(X86, registers.pack(WORDS)) == WORDS
-    with pytest.raises(struct.error):
-        registers.unpack(X86, bytes(68))  # a 32-bit thread
+    assert X86.form.unpack(X86.form.pack(*WORDS)) == WORDS
+    assert (X86.form.size, AArch64().form.size) == (27 * 8, 34 * 8)
 
 
 # --- frames ----------------------------------------------------------------------------------------------------------
@@ -152,43 +151,53 @@ def test_packing_is_reversible():
 MASK = bytes(range(8))
 
 
-def regset(size: int, *, features: int, in_use: int) -> bytes:
-    data = bytearray(b"\xcc" * size)
-    struct.pack_into("=Q", data, 464, features)
-    struct.pack_into("=Q", data, 512, in_use)
-    return bytes(data)
+def room_with(size: int, *, features: int = 7, in_use: int = 7) -> bytearray:
+    """A room with an extended state as ptrace gives it."""
+    room = bytearray(1 << 14)
+    state = bytearray(b"\xcc" * size)
+    struct.pack_into("=Q", state, 464, features)
+    if size > 520:
+        struct.pack_into("=Q", state, 512, in_use)
+    room[sigframe.STATE_AT : sigframe.STATE_AT + size] = state
+    return room
 
 
 def test_the_extended_state_is_marked_as_signal_frames_are():
-    state = sigframe.signal_state(regset(832, features=7, in_use=7))
+    room = room_with(832)
+    assert sigframe.mark_state(room, 832) == sigframe.STATE_AT + 836
+    state = room[sigframe.STATE_AT :]
     assert struct.unpack_from("=IIQI", state, 464) == (0x46505853, 836, 7, 832)
     assert state[484:512] == bytes(28)
-    assert state[832:] == struct.pack("=I", 0x46505845)
+    assert state[832:836] == struct.pack("=I", 0x46505845)
     assert state[:464] == b"\xcc" * 464
+    assert not any(room[: sigframe.STATE_AT])
 
 
 @pytest.mark.parametrize(("in_use", "size"), [(7, 2816), (7 | 1 << 18, 11008)])
 def test_tiles_that_are_not_in_use_are_left_out(in_use, size):
-    state = sigframe.signal_state(regset(11008, features=0x602E7, in_use=in_use))
-    assert len(state) == size + 4
-    features = struct.unpack_from("=IIQI", state, 464)[2]
+    room = room_with(11008, features=0x602E7, in_use=in_use)
+    assert sigframe.mark_state(room, 11008) == sigframe.STATE_AT + size + 4
+    features = struct.unpack_from("=IIQI", room, sigframe.STATE_AT + 464)[2]
     assert bool(features >> 18 & 1) is (size == 11008)
 
 
-def test_a_processor_without_extended_state_is_refused():
-    with pytest.raises(ValueError, match="XSAVE"):
-        sigframe.signal_state(bytes(512))
+@pytest.mark.parametrize(("size", "why"), [(512, "XSAVE"), ((1 << 14) - sigframe.STATE_AT, "room")])
+def test_a_state_that_cannot_be_kept_is_refused(size, why):
+    with pytest.raises(ValueError, match=why):
+        sigframe.mark_state(room_with(size, in_use=7 | 1 << 18), size)
 
 
-def test_a_frame_lies_below_the_red_zone_and_says_where_its_state_is():
-    state = bytes(836)
-    frame = sigframe.build(WORDS, 0x7FFF0000, state, MASK, 0x1234)
-    assert frame.end <= 0x7FFF0000 - 128
-    assert frame.address % 16 == 0
-    state_at = struct.unpack_from("=Q", frame.data, 8 + 40 + 8 * 23)[0]
+@pytest.mark.parametrize("stack", range(0x7FFF0000, 0x7FFF0048, 8))
+def test_a_frame_lies_below_the_red_zone_and_says_where_its_state_is(stack):
+    room = room_with(832)
+    size = sigframe.mark_state(room, 832)
+    address = sigframe.build(room, size, WORDS, stack, MASK, 0x1234)
+    assert stack - 128 - 64 < address + size <= stack - 128
+    assert address % 16 == 0
+    state_at = struct.unpack_from("=Q", room, 8 + 40 + 8 * 23)[0]
     assert state_at % 64 == 0
-    assert state_at + len(state) == frame.end
-    assert struct.unpack_from("=Q", frame.data)[0] == 0x1234
+    assert state_at == address + sigframe.STATE_AT
+    assert struct.unpack_from("=Q", room)[0] == 0x1234
 
 
 FIELDS: tuple[str, ...] = ("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
@@ -210,7 +219,9 @@ def test_the_frame_is_laid_out_as_libc_knows_it(tmp_path):
     offsets = [
         int(line) for line in subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()
     ]
-    frame = sigframe.build(WORDS, 0x7FFF0000, bytes(836), MASK, 0).data[8:]
+    room = bytearray(1 << 14)
+    sigframe.build(room, sigframe.STATE_AT + 836, WORDS, 0x7FFF0000, MASK, 0)
+    frame = room[8:]
     order = (9, 8, 7, 6, 3, 2, 1, 0, 14, 13, 4, 5, 12, 10, 11, 19, 16, 18)  # struct user_regs_struct's, by FIELDS
     assert [struct.unpack_from("=Q", frame, at)[0] for at in offsets[:18]] == [WORDS[index] for index in order]
     assert struct.unpack_from("=4H", frame, offsets[18]) == (WORDS[17], 0, 0, WORDS[20])
@@ -348,7 +359,7 @@ def test_memory_that_cannot_be_written_gets_no_frame(target, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EFAULT, "fake")
 
-    monkeypatch.setattr(ptrace.Tracee, "write", refuse)
+    monkeypatch.setattr(ptrace.Tracee, "write_room", refuse)
     number = GETPID[LAYOUT.name]
 
     def work():
@@ -420,3 +431,19 @@ def test_no_garbage_collection_meanwhile():
     with ptrace.no_collection():
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+def test_processors_are_kept_awake_only_meanwhile():
+    def requests() -> int:
+        links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+        return sum(os.path.exists(link) and os.readlink(link) == "/dev/cpu_dma_latency" for link in links)
+
+    before = requests()
+    with ptrace.prompt_processors():
+        assert requests() - before == os.access("/dev/cpu_dma_latency", os.W_OK)
+    assert requests() == before
+
+
+def test_an_exchange_is_no_larger_than_its_room():
+    with pytest.raises(ValueError, match="20000 bytes in one exchange"):
+        ptrace.Places.of((4096, 10000), (0, 10000))

@@ -13,21 +13,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import gc
-import itertools
 import os
 import signal
 import struct
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import KernelCannot, NoSuchProcess
 from . import procfs
 from .ioctl import syscall_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
 T = TypeVar("T")
 
@@ -48,16 +49,19 @@ NT_PRSTATUS, NT_X86_XSTATE = 1, 0x202
 #: ``include/uapi/linux/wait.h``.
 WNOHANG, WSTOPPED, WALL = 1, 2, 0x40000000
 _P_PID = 1
-_SIGINFO_STATUS = 24  # offset of si_status in the siginfo of SIGCHLD, 64-bit
+_SIGINFO_STATUS, _SIGINFO_SIZE = 24, 128  # offset of si_status in the siginfo of SIGCHLD, 64-bit
+_ONCE = WSTOPPED | WNOHANG | WALL
 ALL_SIGNALS = b"\xff" * 8
 #: Bytes to have ready for a register set (11 KiB with AMX), a frame, or any other exchange.
 _ROOM = 1 << 14
 
 # Seconds: how long to ask again at once; then after short sleeps that keep the interpreter lock; then after long ones.
-# Not sched_yield(): where others want the processor, it gives up a whole time slice of milliseconds.
-_AT_ONCE, _SOON = 30e-6, 1e-3
-_SHORT_SLEEP_US, _LONG_SLEEP = 10, 100e-6
+# A thread on another processor answers within the first; one that is to run on ours can only once we sleep, and for
+# long enough: setting the timer takes most of 10 us on a virtual machine.
+_AT_ONCE, _SOON = 80e-6, 1e-3
+_SHORT_SLEEP_US, _LONG_SLEEP = 60, 100e-6
 _EXIT_TIMEOUT = 1.0
+_RANGE = struct.Struct("=QQ")  # struct iovec, of another process
 _PR_SET_TIMERSLACK = 29  # include/uapi/linux/prctl.h
 
 _P, _L = ctypes.c_void_p, ctypes.c_long
@@ -78,30 +82,78 @@ def _failure() -> OSError:
     return OSError(number, os.strerror(number))
 
 
-class _Iovec(ctypes.Structure):
+class Iovec(ctypes.Structure):
+    """``struct iovec``: memory of this process that a request reads or fills."""
+
     _fields_ = (("base", _P), ("length", ctypes.c_size_t))
 
 
-class Stop(NamedTuple):
-    """Why a thread stopped."""
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Ranges of another process's memory, in the form the kernel takes them in.
 
-    signal: int  #: that it is about to receive, or SIGTRAP; of a system call with bit 7 set
-    event: int  #: ``PTRACE_EVENT_*``, or 0
+    Attributes:
+        packed: an array of ``struct iovec``.
+        number: how many they are.
+        size: bytes in all of them.
+    """
 
-    @property
-    def is_interrupt(self) -> bool:
-        """PTRACE_INTERRUPT, or a group stop: the thread is on its way to user mode, outside any call."""
-        return self.event == PTRACE_EVENT_STOP
+    packed: bytes
+    number: int
+    size: int
 
-    @property
-    def is_group_stop(self) -> bool:
-        """The whole process is stopped (SIGSTOP and its like)."""
-        return self.is_interrupt and self.signal != signal.SIGTRAP
+    @classmethod
+    def of(cls, *ranges: tuple[int, int]) -> Places:
+        """Of (address, size) after (address, size)."""
+        packed = b"".join(_RANGE.pack(*one) for one in ranges)
+        return cls(packed, len(ranges), _checked(sum(size for _, size in ranges)))
 
-    @property
-    def is_syscall(self) -> bool:
-        """The entry or the exit of a system call, under PTRACE_SYSCALL."""
-        return self.event == 0 and self.signal == signal.SIGTRAP | 0x80
+    def and_of(self, address: int, size: int) -> Places:
+        """The same and one more."""
+        return Places(self.packed + _RANGE.pack(address, size), self.number + 1, _checked(self.size + size))
+
+
+def _checked(size: int) -> int:
+    if size > _ROOM:
+        raise ValueError(f"{size} bytes in one exchange, there is room for {_ROOM}")
+    return size
+
+
+#: Memory of this process at a place of its own, of which bytes go to another one without being copied.
+Room = ctypes.Array[ctypes.c_char]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a thread stopped.
+
+    Attributes:
+        signal: that it is about to receive, or SIGTRAP; of a system call with bit 7 set.
+        event: ``PTRACE_EVENT_*``, or 0.
+        is_interrupt: PTRACE_INTERRUPT, or a group stop: the thread is on its way to user mode, outside any call.
+        is_group_stop: the whole process is stopped (SIGSTOP and its like).
+        is_syscall: the entry or the exit of a system call, under PTRACE_SYSCALL.
+    """
+
+    signal: int
+    event: int
+    is_interrupt: bool
+    is_group_stop: bool
+    is_syscall: bool
+
+    @classmethod
+    @functools.cache
+    def of(cls, status: int) -> Stop:
+        """By the status that ``waitid`` tells."""
+        signal_number, event = status & 0xFF, status >> 8
+        interrupt = event == PTRACE_EVENT_STOP
+        return cls(
+            signal_number,
+            event,
+            is_interrupt=interrupt,
+            is_group_stop=interrupt and signal_number != signal.SIGTRAP,
+            is_syscall=event == 0 and signal_number == signal.SIGTRAP | 0x80,
+        )
 
 
 class StopTimeout(KernelCannot):
@@ -111,37 +163,41 @@ class StopTimeout(KernelCannot):
 class Tracee:
     """One thread of another process. Its methods raise OSError with the kernel's errno (ESRCH: it is gone, or runs).
 
-    Everything goes through one buffer that is there before the thread is stopped. Not for use by several threads.
+    Everything goes through memory that is there before the thread is stopped. Not for use by several threads.
 
     Attributes:
         tid: its id; that of the process for its first thread.
+        room: memory to make something in that is then written to it; all zeros at first.
+        gives_way: whether :meth:`wait` gives up its processor before it asks again, which may be the one the thread is
+            to run on. Where others want that processor, it is gone for a whole time slice of milliseconds.
     """
 
-    __slots__ = ("_address", "_buffer", "_iovec", "_iovec_address", "tid")
+    __slots__ = (
+        "_address", "_buffer", "_iovec", "_iovecs", "_ours", "_ours_at", "_siginfo", "_siginfo_at", "_status",
+        "_theirs", "_theirs_at", "gives_way", "room", "tid",
+    )  # fmt: skip
 
     def __init__(self, tid: int):
         self.tid = tid
+        self.gives_way = False
+        self.room: Room = ctypes.create_string_buffer(_ROOM)
         self._buffer = ctypes.create_string_buffer(_ROOM)
         self._address = ctypes.addressof(self._buffer)
-        self._iovec = _Iovec(self._address, _ROOM)
-        self._iovec_address = ctypes.addressof(self._iovec)
-
-    def _size(self, size: int) -> None:
-        if size > _ROOM:
-            raise ValueError(f"{size} bytes in one exchange, there is room for {_ROOM}")
-        self._iovec.length = size
+        self._iovec, self._ours, self._theirs = Iovec(self._address, 0), Iovec(), Iovec()
+        self._iovecs, self._ours_at, self._theirs_at = map(ctypes.addressof, (self._iovec, self._ours, self._theirs))
+        self._siginfo = ctypes.create_string_buffer(_SIGINFO_SIZE)
+        self._siginfo_at = ctypes.addressof(self._siginfo)
+        self._status = ctypes.c_int.from_buffer(self._siginfo, _SIGINFO_STATUS)
 
     def _put(self, data: bytes) -> int:
         """Put data into the buffer, and its size into the iovec; returns the buffer's address."""
-        self._size(len(data))
+        self._iovec.length = _checked(len(data))
         ctypes.memmove(self._address, data, len(data))
         return self._address
 
-    def _request(self, request: int, address: int = 0, data: int = 0) -> int:
-        result = int(_ptrace(request, self.tid, address, data))
-        if result == -1:
+    def _request(self, request: int, address: int = 0, data: int = 0) -> None:
+        if _ptrace(request, self.tid, address, data) == -1:
             raise _failure()
-        return result
 
     def seize(self, options: int = PTRACE_O_TRACESYSGOOD) -> None:
         """Become its tracer without stopping it. EPERM: not allowed, or it has a tracer."""
@@ -170,31 +226,30 @@ class Tracee:
 
         It is asked again and again: there is no blocking wait for ptrace stops that ends at a set time.
         """
+        stop = self._poll()
+        if stop is not None:
+            return stop
+        if self.gives_way:
+            _libc.sched_yield()
         began = time.monotonic()
-        while True:
-            stop = self._poll()
-            if stop is not None:
-                return stop
+        while (stop := self._poll()) is None:
             waited = time.monotonic() - began
-            if waited < _AT_ONCE:
-                continue
-            if waited < _SOON:
-                _libc.usleep(_SHORT_SLEEP_US)
-            else:
+            if waited > _SOON:
                 self._check_alive()
                 if waited > timeout:
                     raise self._timeout(timeout)
                 time.sleep(_LONG_SLEEP)
+            elif waited > _AT_ONCE:
+                _libc.usleep(_SHORT_SLEEP_US)
+        return stop
 
     def _poll(self) -> Stop | None:
         """The stop it is in, once. It is not asked for its end: that is its parent's to hear, who may be we."""
-        if _waitid(_P_PID, self.tid, self._address, WSTOPPED | WNOHANG | WALL) == -1:
+        if _waitid(_P_PID, self.tid, self._siginfo_at, _ONCE) == -1:
             error = _failure()
-            if error.errno == errno.ECHILD:
-                raise self._gone()
-            raise error
-        status = ctypes.c_int.from_address(self._address + _SIGINFO_STATUS).value
-        return Stop(status & 0xFF, status >> 8) if status else None
+            raise self._gone() if error.errno == errno.ECHILD else error
+        status = self._status.value
+        return Stop.of(status) if status else None
 
     def _check_alive(self) -> None:
         if procfs.read_stat(self.tid).state in "ZX":
@@ -222,12 +277,31 @@ class Tracee:
     def registers(self, kind: int = NT_PRSTATUS) -> bytes:
         """A register set, of whatever size it has."""
         self._iovec.length = _ROOM
-        self._request(PTRACE_GETREGSET, kind, self._iovec_address)
+        self._request(PTRACE_GETREGSET, kind, self._iovecs)
         return ctypes.string_at(self._address, self._iovec.length)
 
     def set_registers(self, data: bytes, kind: int = NT_PRSTATUS) -> None:
         self._put(data)
-        self._request(PTRACE_SETREGSET, kind, self._iovec_address)
+        self._request(PTRACE_SETREGSET, kind, self._iovecs)
+
+    def words(self, form: struct.Struct) -> tuple[int, ...] | None:
+        """The general registers, each a word of ``form``; None if the set has another size."""
+        self._iovec.length = _ROOM
+        self._request(PTRACE_GETREGSET, NT_PRSTATUS, self._iovecs)
+        return form.unpack_from(self._buffer) if self._iovec.length == form.size else None
+
+    def set_words(self, form: struct.Struct, words: tuple[int, ...]) -> None:
+        form.pack_into(self._buffer, 0, *words)
+        self._iovec.length = form.size
+        self._request(PTRACE_SETREGSET, NT_PRSTATUS, self._iovecs)
+
+    def registers_into_room(self, offset: int, kind: int) -> int:
+        """Put a register set into the room, from ``offset`` on; returns its size, cut off at the end of the room."""
+        ours = self._ours
+        ours.base, ours.length = ctypes.addressof(self.room) + offset, _ROOM - offset
+        self._request(PTRACE_GETREGSET, kind, self._ours_at)
+        size: int = ours.length
+        return size
 
     def signal_mask(self) -> bytes:
         """The signals it blocks, 8 bytes; inside sigsuspend(2) or ppoll(2) those it will block afterwards."""
@@ -248,28 +322,26 @@ class Tracee:
             raise
         return ctypes.c_uint64.from_address(self._address).value
 
-    def read(self, *ranges: tuple[int, int]) -> bytes:
-        """Bytes of its memory as it is now (also after an exec), of (address, size) after (address, size).
-
-        EFAULT: not readable.
-        """
-        size = sum([size for _, size in ranges])
-        self._size(size)
-        self._transfer(_readv, ranges)
+    def read(self, places: Places) -> bytes:
+        """Bytes of its memory as it is now (also after an exec), one place after another. EFAULT: not readable."""
+        self._iovec.length = size = places.size
+        self._transfer(_readv, self._iovecs, places.packed, places.number, size)
         return ctypes.string_at(self._address, size)
 
-    def write(self, address: int, data: bytes) -> None:
-        """Write to its memory where it could do so itself. EFAULT: not writable, possibly after a part."""
-        self._put(data)
-        self._transfer(_writev, ((address, len(data)),))
+    def write_room(self, address: int, size: int) -> None:
+        """Write the first bytes of the room to its memory, where it could do so itself.
 
-    def _transfer(self, call: Any, ranges: Sequence[tuple[int, int]]) -> None:
-        theirs = struct.pack(f"={2 * len(ranges)}Q", *itertools.chain(*ranges))
-        moved = call(self.tid, self._iovec_address, 1, theirs, len(ranges), 0)
-        if moved == -1:
-            raise _failure()
-        if moved != self._iovec.length:
-            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        EFAULT: not writable, possibly after a part.
+        """
+        ours, theirs = self._ours, self._theirs
+        ours.base, theirs.base = ctypes.addressof(self.room), address
+        ours.length = theirs.length = size
+        self._transfer(_writev, self._ours_at, self._theirs_at, 1, size)
+
+    def _transfer(self, call: Any, ours: int, theirs: bytes | int, number: int, size: int) -> None:
+        moved = call(self.tid, ours, 1, theirs, number, 0)
+        if moved != size:
+            raise _failure() if moved == -1 else OSError(errno.EFAULT, os.strerror(errno.EFAULT))
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:
@@ -335,3 +407,18 @@ def no_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextlib.contextmanager
+def prompt_processors() -> Iterator[None]:
+    """Have idle processors stay awake meanwhile, where that is allowed (root, outside containers).
+
+    Waking one that sleeps takes tens of microseconds, most of all on a virtual machine, and each time the thread is to
+    run on it takes that again. Nothing remains if this process dies: the request holds while the file is open
+    (``Documentation/power/pm_qos_interface.rst``).
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            file = stack.enter_context(open("/dev/cpu_dma_latency", "wb", buffering=0))
+            file.write(bytes(4))  # microseconds that waking up may take
+        yield

@@ -15,10 +15,9 @@ Linux 6.12 and 7.3.
 from __future__ import annotations
 
 import errno
-import functools
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .ioctl import ABI
 
@@ -42,8 +41,7 @@ def signed(word: int) -> int:
     return word - (1 << 64) if word >> 63 else word
 
 
-@dataclass(frozen=True, slots=True)
-class WaysOn:
+class WaysOn(NamedTuple):
     """The registers with which a stopped thread goes on where it was.
 
     Attributes:
@@ -67,8 +65,8 @@ class Layout(Protocol):
         """As :data:`.ioctl.ABI` says it."""
 
     @property
-    def size(self) -> int:
-        """Bytes of the register set; that of a 32-bit thread has another size."""
+    def form(self) -> struct.Struct:
+        """The register set in bytes; that of a 32-bit thread has another size."""
 
     @property
     def instruction(self) -> bytes:
@@ -112,21 +110,6 @@ class Layout(Protocol):
         """How it goes on. ``code``: the CODE_BEFORE bytes of text right before its instruction pointer, if wanted."""
 
 
-@functools.cache
-def _struct(count: int) -> struct.Struct:
-    return struct.Struct(f"={count}Q")
-
-
-def unpack(layout: Layout, data: bytes) -> Words:
-    """The words of a register set. Raises struct.error if its size is not the layout's."""
-    return _struct(layout.size // 8).unpack(data)
-
-
-def pack(words: Words) -> bytes:
-    """The reverse of :func:`unpack`."""
-    return _struct(len(words)).pack(*words)
-
-
 def _changed(words: Words, changes: dict[int, int]) -> Words:
     changed = list(words)
     for index, word in changes.items():
@@ -137,11 +120,12 @@ def _changed(words: Words, changes: dict[int, int]) -> Words:
 # --- x86-64 ----------------------------------------------------------------------------------------------------------
 
 # struct user_regs_struct: r15 .. ss as below, fs_base, gs_base, ds, es, fs, gs.
-_X86_WORDS = 27
+_X86_FORM = struct.Struct("=27Q")
 (R15, R14, R13, R12, RBP, RBX, R11, R10, R9, R8, RAX, RCX, RDX, RSI, RDI, ORIG_RAX, RIP, CS, EFLAGS, RSP, SS) = range(
     21
 )
 FS_BASE = 21
+_X86_ARGUMENTS = (RDI, RSI, RDX, R10, R8, R9)
 _X86_RESTART_SYSCALL = 219
 #: Calls of which signal(7) says that they end with EINTR "after a stop signal": the kernel gives up restarting them,
 #: though nothing was done yet, so that making them again loses nothing (a relative timeout starts anew). close(2) and
@@ -171,7 +155,8 @@ X86_NEVER_RESTARTED = {
     "epoll_pwait2": 441,
 }
 _X86_AGAIN = frozenset(X86_NEVER_RESTARTED.values())
-_X86_RESTARTED = frozenset({-ERESTARTSYS, -ERESTARTNOINTR, -ERESTARTNOHAND, -ERESTART_RESTARTBLOCK})
+_X86_EINTR, _X86_RESTARTBLOCK = -errno.EINTR & _MASK, -ERESTART_RESTARTBLOCK & _MASK
+_X86_RESTARTED = frozenset({-ERESTARTSYS & _MASK, -ERESTARTNOINTR & _MASK, -ERESTARTNOHAND & _MASK, _X86_RESTARTBLOCK})
 
 
 #: Those that restart_syscall goes on with: nanosleep, poll, futex, clock_nanosleep.
@@ -190,7 +175,7 @@ class X86_64:
     """64-bit x86. ``rax`` holds the result, ``orig_rax`` the number of the call the thread is in, or -1."""
 
     name: str = "x86_64"
-    size: int = 8 * _X86_WORDS
+    form: struct.Struct = _X86_FORM
     instruction: bytes = b"\x0f\x05"  # syscall
     alignment: int = 1
     close: int = 3
@@ -206,32 +191,34 @@ class X86_64:
         return _changed(words, {RIP: address, ORIG_RAX: NO_CALL})
 
     def calling(self, words: Words, at: int, number: int, arguments: Sequence[int], stack: int | None) -> Words:
-        changes = {RIP: at, RAX: number, ORIG_RAX: NO_CALL}
-        changes |= dict(zip((RDI, RSI, RDX, R10, R8, R9), arguments, strict=False))
+        changed = list(words)
+        changed[RIP], changed[RAX], changed[ORIG_RAX] = at, number & _MASK, NO_CALL
+        for index, argument in zip(_X86_ARGUMENTS, arguments, strict=False):
+            changed[index] = argument & _MASK
         if stack is not None:
-            changes[RSP] = stack
-        return _changed(words, changes)
+            changed[RSP] = stack
+        return tuple(changed)
 
     def result(self, words: Words) -> int:
         return signed(words[RAX])
 
     def in_call(self, words: Words) -> bool:
-        return signed(words[ORIG_RAX]) >= 0
+        return not words[ORIG_RAX] >> 63
 
     def undue_eintr(self, words: Words) -> bool:
-        return words[ORIG_RAX] in _X86_AGAIN and signed(words[RAX]) == -errno.EINTR
+        return words[RAX] == _X86_EINTR and words[ORIG_RAX] in _X86_AGAIN
 
     def wants_code(self, words: Words) -> bool:
-        return words[ORIG_RAX] == _X86_RESTART_SYSCALL and signed(words[RAX]) == -ERESTART_RESTARTBLOCK
+        return words[RAX] == _X86_RESTARTBLOCK and words[ORIG_RAX] == _X86_RESTART_SYSCALL
 
     def ways_on(self, words: Words, code: bytes = b"") -> WaysOn:
         if self.undue_eintr(words):
             again = self._again(words, words[ORIG_RAX])
             return WaysOn(again, again, outside=False)
-        result, call = signed(words[RAX]), words[ORIG_RAX]
-        if not self.in_call(words) or result not in _X86_RESTARTED:
+        result, call = words[RAX], words[ORIG_RAX]
+        if result not in _X86_RESTARTED or not self.in_call(words):
             return WaysOn(words, _changed(words, {ORIG_RAX: NO_CALL}), outside=True)
-        if result != -ERESTART_RESTARTBLOCK:
+        if result != _X86_RESTARTBLOCK:
             return WaysOn(words, self._again(words, call), outside=False)
         # nanosleep, poll, futex with a relative timeout: restart_syscall goes on with what is left of it.
         first = _x86_call_in(code) if call == _X86_RESTART_SYSCALL else call
@@ -240,11 +227,15 @@ class X86_64:
 
     def _again(self, words: Words, call: int) -> Words:
         """Back on the instruction that made the call (``syscall`` and ``int 0x80`` have two bytes each)."""
-        return _changed(words, {RAX: call, RIP: words[RIP] - len(self.instruction), ORIG_RAX: NO_CALL})
+        changed = list(words)
+        changed[RAX], changed[ORIG_RAX] = call, NO_CALL
+        changed[RIP] = words[RIP] - len(self.instruction) & _MASK
+        return tuple(changed)
 
 
 # --- arm64 -----------------------------------------------------------------------------------------------------------
 
+_ARM_FORM = struct.Struct("=34Q")
 _SP, _PC, _X8 = 31, 32, 8
 #: ``include/uapi/linux/elf.h``.
 NT_ARM_SYSTEM_CALL = 0x404
@@ -261,7 +252,7 @@ class AArch64:
     """
 
     name: str = "aarch64"
-    size: int = 8 * 34
+    form: struct.Struct = _ARM_FORM
     instruction: bytes = b"\x01\x00\x00\xd4"  # svc #0
     alignment: int = 4
     close: int = 57

@@ -18,20 +18,19 @@ from .ptrace import (
     PTRACE_GET_RSEQ_CONFIGURATION,
     PTRACE_GETREGSET,
     PTRACE_SYSCALL,
+    Iovec,
     Stop,
     Tracee,
 )
-from .registers import ERESTARTSYS, NO_CALL, pack
+from .registers import ERESTARTSYS, NO_CALL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from .remote import Known
 
 #: Bytes of an extended state with AVX-512; which one does not matter.
 _XSTATE = bytes(2696)
-_INTERRUPTED = Stop(signal.SIGTRAP, PTRACE_EVENT_STOP)
-_IN_CALL = Stop(signal.SIGTRAP | 0x80, 0)
+_INTERRUPTED = Stop.of(PTRACE_EVENT_STOP << 8 | signal.SIGTRAP)
+_IN_CALL = Stop.of(signal.SIGTRAP | 0x80)
 
 
 class Nobody(Tracee):
@@ -44,21 +43,24 @@ class Nobody(Tracee):
         super().__init__(0)
         self._known = known
         stack = next((mapping.end for mapping in known.mappings if mapping.name == "[stack]"), 1 << 16) - (1 << 12)
-        words = known.layout.calling((0,) * (known.layout.size // 8), 0, -ERESTARTSYS, (), stack)
-        self._registers = pack(tuple(0 if word == NO_CALL and in_call else word for word in words))
+        words = known.layout.calling((0,) * (known.layout.form.size // 8), 0, -ERESTARTSYS, (), stack)
+        words = tuple(0 if word == NO_CALL and in_call else word for word in words)
+        self._registers = known.layout.form.pack(*words)
         self._stop: Stop | None = _INTERRUPTED
 
-    def _request(self, request: int, address: int = 0, data: int = 0) -> int:
+    def _request(self, request: int, address: int = 0, data: int = 0) -> None:
         if request == PTRACE_GETREGSET:
-            self._put(self._registers if address == NT_PRSTATUS else _XSTATE)
+            answer = self._registers if address == NT_PRSTATUS else _XSTATE
+            iovec = Iovec.from_address(data)
+            iovec.length = len(answer)
+            ctypes.memmove(iovec.base, answer, len(answer))
         elif request == PTRACE_GET_RSEQ_CONFIGURATION:
             ctypes.memset(self._address, 0, address)
         elif request in (PTRACE_CONT, PTRACE_SYSCALL):
             self._stop = _IN_CALL if request == PTRACE_SYSCALL else _INTERRUPTED
-        return 0
 
-    def _transfer(self, call: Any, ranges: Sequence[tuple[int, int]]) -> None:
-        if tuple(ranges) == self._known.places:
+    def _transfer(self, call: Any, ours: int, theirs: bytes | int, number: int, size: int) -> None:
+        if theirs is self._known.places.packed:
             self._put(self._known.expected)
 
     def _poll(self) -> Stop | None:

@@ -31,21 +31,23 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import os
 import struct
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from . import registers, sigframe
-from .procfs import read_status
+from .procfs import count_runnable, read_status
 from .ptrace import (
     ALL_SIGNALS,
     NT_X86_XSTATE,
     PTRACE_O_SUSPEND_SECCOMP,
     PTRACE_O_TRACESYSGOOD,
-    Stop,
+    Places,
     Tracee,
     no_collection,
+    prompt_processors,
 )
 from .rehearsal import Nobody
 
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 
     from ..abi import Mapping
     from .gadgets import Gadgets
+    from .ptrace import Stop
     from .registers import Layout, Words
 
 T = TypeVar("T")
@@ -87,7 +90,7 @@ class Known:
         gadgets: the instructions to use.
         mappings: by address; they tell which memory is a stack.
         shadow_stack: its returns are checked by the processor, so no frame can be returned into.
-        expected, places: the bytes of the instructions, and their (address, size), made of ``gadgets``.
+        expected, places: the bytes of the instructions, and where they stand, made of ``gadgets``.
         starts: of the mappings.
     """
 
@@ -96,13 +99,13 @@ class Known:
     mappings: Sequence[Mapping]
     shadow_stack: bool = False
     expected: bytes = field(init=False)
-    places: tuple[tuple[int, int], ...] = field(init=False)
+    places: Places = field(init=False)
     starts: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         texts = self.gadgets.texts
         object.__setattr__(self, "expected", b"".join(text for _, text in texts))
-        object.__setattr__(self, "places", tuple((address, len(text)) for address, text in texts))
+        object.__setattr__(self, "places", Places.of(*((address, len(text)) for address, text in texts)))
         object.__setattr__(self, "starts", tuple(mapping.start for mapping in self.mappings))
 
 
@@ -115,6 +118,11 @@ class RemoteCalls:
         lacks: why there is no such frame, or "".
     """
 
+    __slots__ = (
+        "_alone", "_at", "_borrowed", "_frame", "_known", "_last", "_mask", "_tracee", "_ways", "_words",
+        "lacks", "layout", "survives",
+    )  # fmt: skip
+
     def __init__(self, tracee: Tracee, known: Known, *, frame: bool = True, attended: bool = False):
         """Takes over a thread in an interrupt stop.
 
@@ -123,20 +131,22 @@ class RemoteCalls:
         Raises SignalDue, TextChanged, ForeignThread: nothing was changed.
         """
         self._tracee, self._known, self.layout = tracee, known, known.layout
-        data = tracee.registers()
-        if len(data) != self.layout.size:
+        words = tracee.words(self.layout.form)
+        if words is None:
             raise ForeignThread
-        self._words = registers.unpack(self.layout, data)
-        if self.layout.undue_eintr(self._words) and _signal_due(tracee.tid):
+        self._words = words
+        if self.layout.undue_eintr(words) and _signal_due(tracee.tid):
             raise SignalDue
         sequence = self._check_text()
-        words = leave_restartable_sequence(tracee, self.layout, self._words, sequence) if sequence else self._words
+        if sequence:
+            words = leave_restartable_sequence(tracee, self.layout, words, sequence)
         self._ways = self.layout.ways_on(words, self._code() if self.layout.wants_code(words) else b"")
         self._mask = tracee.signal_mask()
         self._alone = self._ways.outside and not attended
-        self._frame: sigframe.Frame | None = None
+        self._frame: int | None = None
         self.lacks = "it was not asked for" if not frame else self._write_frame()
         self.survives = self._frame is not None
+        self._at = known.gadgets.returning if self.survives else known.gadgets.call
         self._borrowed = False
         self._last: tuple[int, ...] = ()
 
@@ -145,9 +155,9 @@ class RemoteCalls:
         expected = self._known.expected
         # Within a sequence no call may be made, so a thread that a call brought into the kernel is in none.
         area = 0 if self.layout.in_call(self._words) else self._tracee.restartable_area()
-        mark = ((area + _RSEQ_CS, 8),) if area else ()
+        places = self._known.places.and_of(area + _RSEQ_CS, 8) if area else self._known.places
         try:
-            now = self._tracee.read(*self._known.places, *mark)
+            now = self._tracee.read(places)
         except OSError as error:
             raise TextChanged from error
         if not now.startswith(expected):
@@ -157,7 +167,7 @@ class RemoteCalls:
     def _code(self) -> bytes:
         start = self.layout.instruction_pointer(self._words) - registers.CODE_BEFORE
         try:
-            return self._tracee.read((start, registers.CODE_BEFORE))
+            return self._tracee.read(Places.of((start, registers.CODE_BEFORE)))
         except OSError:
             return b""
 
@@ -168,9 +178,12 @@ class RemoteCalls:
         if why or gadgets.restorer is None:
             return why
         try:
-            state = sigframe.signal_state(self._tracee.registers(NT_X86_XSTATE))
-            frame = sigframe.build(self._ways.by_sigreturn, stack, state, self._mask, gadgets.restorer)
-            self._tracee.write(frame.address, frame.data)
+            state = self._tracee.registers_into_room(sigframe.STATE_AT, NT_X86_XSTATE)
+            size = sigframe.mark_state(self._tracee.room, state)
+            frame = sigframe.build(
+                self._tracee.room, size, self._ways.by_sigreturn, stack, self._mask, gadgets.restorer
+            )
+            self._tracee.write_room(frame, size)
         except (OSError, ValueError) as error:
             return f"the memory below its stack cannot hold a frame ({error})"
         self._frame = frame
@@ -181,7 +194,9 @@ class RemoteCalls:
         self._prepare(number, *arguments)
         self._run_to_syscall()
         self._run_to_syscall()
-        return self.layout.result(registers.unpack(self.layout, self._tracee.registers()))
+        words = self._tracee.words(self.layout.form)
+        assert words is not None, "as it was"
+        return self.layout.result(words)
 
     def call_last(self, number: int, *arguments: int) -> None:
         """Have :meth:`close` make one more call, whose result nobody needs."""
@@ -189,25 +204,22 @@ class RemoteCalls:
 
     def _prepare(self, number: int, *arguments: int) -> None:
         """Set the registers with which the thread makes a call."""
-        gadgets, frame = self._known.gadgets, self._frame
-        at = gadgets.call if frame is None else gadgets.returning
-        assert at is not None, "checked before"
-        self._set(self.layout.calling(self._words, at, number, arguments, None if frame is None else frame.address))
+        assert self._at is not None, "checked before"
+        self._set(self.layout.calling(self._words, self._at, number, arguments, self._frame))
         if not self._borrowed:
             self._borrowed = True
             self._tracee.set_signal_mask(ALL_SIGNALS)
 
     def _set(self, words: Words) -> None:
-        self._tracee.set_registers(registers.pack(words))
+        self._tracee.set_words(self.layout.form, words)
         if self.layout.call_number_set is not None:
             self._tracee.set_registers(struct.pack("=i", -1), self.layout.call_number_set)
 
     def _run_to_syscall(self) -> None:
         """Run to the next stop at a system call. Only SIGSTOP can come in between; it is passed on."""
-        stop = Stop(0, 0)
-        while not stop.is_syscall:
+        self._tracee.resume_to_syscall()
+        while not (stop := self._tracee.wait(_CALL_TIMEOUT)).is_syscall:
             self._tracee.resume_to_syscall(0 if stop.event else stop.signal)
-            stop = self._tracee.wait(_CALL_TIMEOUT)
 
     def close(self) -> None:
         """Make the last call, and put everything back: the thread is then to be let go.
@@ -232,10 +244,8 @@ def run_to_interrupt(tracee: Tracee, timeout: float) -> Stop:
 
     Raises StopTimeout, NoSuchProcess.
     """
-    stop = tracee.wait(timeout)
-    while not stop.is_interrupt:
+    while not (stop := tracee.wait(timeout)).is_interrupt:
         tracee.resume(0 if stop.event else stop.signal)
-        stop = tracee.wait(timeout)
     return stop
 
 
@@ -297,7 +307,7 @@ def leave_restartable_sequence(tracee: Tracee, layout: Layout, words: Words, seq
     aborted here, as the kernel does itself whenever it preempts a thread.
     """
     try:
-        _, _, start, length, abort = _SEQUENCE.unpack(tracee.read((sequence, _SEQUENCE.size)))
+        _, _, start, length, abort = _SEQUENCE.unpack(tracee.read(Places.of((sequence, _SEQUENCE.size))))
     except OSError:
         return words
     inside = start <= layout.instruction_pointer(words) < start + length
@@ -350,9 +360,10 @@ def with_stopped_thread(
     """
     attended = bool(options & PTRACE_O_SUSPEND_SECCOMP)
     tracee = Tracee(tid)
-    with no_collection():
+    with no_collection(), prompt_processors():
         for round in range(2 * _REHEARSALS):
             _stop_once(Nobody(known, in_call=bool(round % 2)), known, _rehearsed, 0, frame, attended, timeout)
+        tracee.gives_way = count_runnable() <= (os.cpu_count() or 1)
         return _stop_once(tracee, known, plan, PTRACE_O_TRACESYSGOOD | options, frame, attended, timeout)
 
 

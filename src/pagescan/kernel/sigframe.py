@@ -13,8 +13,8 @@ read it. Linux 6.12.
 
 from __future__ import annotations
 
+import operator
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .registers import (
@@ -41,6 +41,7 @@ from .registers import (
 )
 
 if TYPE_CHECKING:
+    from .ptrace import Room
     from .registers import Words
 
 #: Bytes below the stack pointer that belong to the running function (System V ABI, AMD64 supplement, 3.2.2).
@@ -51,14 +52,17 @@ _UC_FLAGS = UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS
 #: An alternative signal stack that sigaltstack(2) refuses: ``restore_altstack()`` then leaves the thread's own alone.
 _INVALID_STACK_FLAGS = 0x100
 
-_GENERAL = (R8, R9, R10, R11, R12, R13, R14, R15, RDI, RSI, RBP, RBX, RDX, RAX, RCX, RSP, RIP, EFLAGS)
-_UCONTEXT = struct.Struct("=QQ QiIQ")  # uc_flags, uc_link, uc_stack: ss_sp, ss_flags, padding, ss_size
-_SIGCONTEXT = struct.Struct("=18Q 4H 5Q 64x")  # general registers; cs gs fs ss; err trapno oldmask cr2 fpstate
-assert _SIGCONTEXT.size == 256
+_GENERAL = operator.itemgetter(
+    R8, R9, R10, R11, R12, R13, R14, R15, RDI, RSI, RBP, RBX, RDX, RAX, RCX, RSP, RIP, EFLAGS
+)  # fmt: skip
+# pretcode; struct ucontext: uc_flags, uc_link; uc_stack: ss_sp, ss_flags, padding, ss_size; struct sigcontext_64:
+# general registers; cs gs fs ss; err, trapno, oldmask, cr2, fpstate, 8 reserved; then the signal mask of 8 bytes.
+_HEAD = struct.Struct("=Q QQ QiIQ 18Q 4H 5Q 64x 8s")
 _SIGINFO_SIZE = 128
-#: pretcode, ucontext up to its signal mask of 8 bytes, siginfo.
-FRAME_SIZE = 8 + _UCONTEXT.size + _SIGCONTEXT.size + 8 + _SIGINFO_SIZE
+FRAME_SIZE = _HEAD.size + _SIGINFO_SIZE
 assert FRAME_SIZE == 440
+#: Where the extended state stands: its address is a multiple of 64 (XRSTOR wants that), the frame's one of 16.
+STATE_AT = 448
 
 # struct _fpx_sw_bytes, in the last 48 bytes of the 512 of the legacy area.
 _SW_BYTES = struct.Struct("=IIQI28x")  # magic1, extended_size, xfeatures, xstate_size
@@ -66,62 +70,50 @@ _SW_OFFSET = 464
 assert _SW_OFFSET + _SW_BYTES.size == 512
 _HEADER_END = 576
 FP_XSTATE_MAGIC1, FP_XSTATE_MAGIC2 = 0x46505853, 0x46505845
-_MAGIC2 = struct.pack("=I", FP_XSTATE_MAGIC2)
+_MAGIC2 = struct.Struct("=I")
+_FEATURES = struct.Struct("=Q 40x Q")  # xfeatures as ptrace leaves it there, and XSTATE_BV of the XSAVE header
 _TILE_DATA, _TILE_DATA_SIZE = 18, 8192
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A frame ready to be written.
-
-    Attributes:
-        address: where its first byte belongs; the stack pointer with which the thread makes its call.
-        data: its bytes, up to the end of the extended state.
-    """
-
-    address: int
-    data: bytes
-
-    @property
-    def end(self) -> int:
-        """One past its last byte (address)."""
-        return self.address + len(self.data)
-
-
-def signal_state(regset: bytes) -> bytes:
-    """The extended state (``NT_X86_XSTATE``) in the form that signal frames have.
+def mark_state(room: bytearray | Room, size: int) -> int:
+    """Give an extended state the form that signal frames have.
 
     ptrace gives the size of everything this processor could save, a signal frame must not be larger than what this
     thread may use: the 8 KiB of AMX tiles, always the last component, are left out of threads that hold none.
 
-    Raises ValueError for a state without the XSAVE header.
+    Args:
+        room: the state as ptrace gives it (``NT_X86_XSTATE``) stands there from STATE_AT on.
+        size: its bytes.
+
+    Returns the size of the whole frame. Raises ValueError for a state without the XSAVE header.
     """
-    if len(regset) <= _HEADER_END:
+    if size <= _HEADER_END:
         raise ValueError("no extended state: the processor has no XSAVE")
-    features, in_use = struct.unpack_from("=Q", regset, _SW_OFFSET)[0], struct.unpack_from("=Q", regset, 512)[0]
-    size = len(regset)
+    if STATE_AT + size + _MAGIC2.size > len(room):
+        raise ValueError("the processor has more extended state than there is room for")
+    features, in_use = _FEATURES.unpack_from(room, STATE_AT + _SW_OFFSET)
     if size > _HEADER_END + _TILE_DATA_SIZE and not in_use >> _TILE_DATA & 1:
         size -= _TILE_DATA_SIZE
         features &= ~(1 << _TILE_DATA)
-    marks = _SW_BYTES.pack(FP_XSTATE_MAGIC1, size + 4, features, size)
-    return b"".join((regset[:_SW_OFFSET], marks, regset[512:size], _MAGIC2))
+    _SW_BYTES.pack_into(room, STATE_AT + _SW_OFFSET, FP_XSTATE_MAGIC1, size + _MAGIC2.size, features, size)
+    _MAGIC2.pack_into(room, STATE_AT + size, FP_XSTATE_MAGIC2)
+    return STATE_AT + size + _MAGIC2.size
 
 
-def build(words: Words, stack: int, state: bytes, mask: bytes, restorer: int) -> Frame:
-    """The frame that brings a thread back to these registers.
+def build(room: bytearray | Room, size: int, words: Words, stack: int, mask: bytes, restorer: int) -> int:
+    """Make the frame that brings a thread back to these registers; returns the address where its first byte belongs,
+    the stack pointer with which the thread makes its call.
 
     Args:
+        room: where to make it: zeros, and the state from STATE_AT on.
+        size: of the whole frame, as :func:`mark_state` said.
         words: the registers to come back to.
         stack: the stack pointer below whose red zone the frame goes.
-        state: of :func:`signal_state`.
         mask: the blocked signals, 8 bytes.
         restorer: the address of the instructions that call ``rt_sigreturn``.
     """
-    state_at = (stack - RED_ZONE - len(state)) & ~63  # XRSTOR wants 64
-    address = (state_at - FRAME_SIZE) & ~15
-    context = _UCONTEXT.pack(_UC_FLAGS, 0, 0, _INVALID_STACK_FLAGS, 0, 0)
-    general = [words[index] for index in _GENERAL]
+    address = ((stack - RED_ZONE - (size - STATE_AT)) & ~63) - STATE_AT
+    head = (restorer, _UC_FLAGS, 0, 0, _INVALID_STACK_FLAGS, 0, 0, *_GENERAL(words))
     segments = (words[CS] & 0xFFFF, 0, 0, words[SS] & 0xFFFF)
-    context += _SIGCONTEXT.pack(*general, *segments, 0, 0, 0, 0, state_at)
-    frame = struct.pack("=Q", restorer) + context + mask + bytes(_SIGINFO_SIZE)
-    return Frame(address, frame.ljust(state_at - address, b"\0") + state)
+    _HEAD.pack_into(room, 0, *head, *segments, 0, 0, 0, 0, address + STATE_AT, mask)
+    return address
