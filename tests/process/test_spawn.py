@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import contextlib
 import os
 import signal
 import subprocess
@@ -223,8 +224,8 @@ def test_a_32_bit_program_is_refused():
 def children() -> set[str]:
     """The children of this process, zombies too. Earlier tests may have left some: multiprocessing's tracker, say."""
     found: set[str] = set()
-    for thread in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{thread}/children") as file:
+    for thread in os.listdir("/proc/self/task"):  # one of an earlier test may just be ending
+        with contextlib.suppress(FileNotFoundError), open(f"/proc/self/task/{thread}/children") as file:
             found.update(file.read().split())
     return found
 
