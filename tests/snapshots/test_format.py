@@ -12,7 +12,7 @@ import pytest
 from pagescan import DataCorrupt, InvalidArgument
 from pagescan.snapshots import codec
 from pagescan.snapshots.codec import Codec, decode, encode
-from pagescan.snapshots.digests import digest, empty_table, page_digests, table_digest
+from pagescan.snapshots.digests import buffer_digest, digest, empty_table, page_digests, table_sum
 from pagescan.snapshots.manifest import BufferEntry, Manifest, PackRef, dtype_of
 from pagescan.snapshots.packs import IndexBuilder, PackIndex, header, runs_of
 
@@ -78,7 +78,7 @@ class TestDocumentedExample:
         assert plain == b"A" * PAGE + b"B" * PAGE
         table = empty_table(6)
         table[records.page] = records.digest
-        assert table_digest(table).hex() == manifest.buffers[0].digest
+        assert buffer_digest(table_sum(table)) == manifest.buffers[0].digest
         assert np.array_equal(records.digest[:2], page_digests(np.frombuffer(plain, np.uint8).reshape(2, PAGE)))
 
     def test_every_flipped_bit_of_the_manifest_is_found(self):
@@ -102,8 +102,8 @@ class TestManifest:
 
     def test_newer_format_is_refused_by_name(self):
         data = self.manifest().to_bytes()
-        head = data[:4] + b"\x02\x00" + data[6:12]
-        with pytest.raises(InvalidArgument, match="format 2"):
+        head = data[:4] + b"\x03\x00" + data[6:12]
+        with pytest.raises(InvalidArgument, match="format 3"):
             Manifest.from_bytes(head + digest(head, data[28:]) + data[28:])
 
     def test_length_that_does_not_fit_the_shape_is_damage(self):
@@ -175,16 +175,34 @@ class TestCodec:
         assert encode(b"a" * PAGE) == (Codec.RAW, b"a" * PAGE)
 
     @needs_zstd
+    @pytest.mark.parametrize("pages", [1, 2, 64])
+    def test_little_gain_is_not_worth_it(self, pages):
+        plain = np.frombuffer(np.random.default_rng(1).bytes(pages * PAGE), np.uint8).reshape(pages, PAGE).copy()
+        plain[:, : PAGE // 50] = 0
+        assert encode(plain.tobytes()) == (Codec.RAW, plain.tobytes())
+        plain[:, PAGE // 3 : PAGE // 2] = 0
+        number, stored = encode(plain.tobytes())
+        assert number == Codec.ZSTD
+        assert decode(number, bytes(stored), pages * PAGE) == plain.tobytes()
+
+    @needs_zstd
+    def test_pages_that_are_alike_are_compressed_together(self):
+        page = np.random.default_rng(1).bytes(PAGE)
+        number, stored = encode(page * 64)
+        assert number == Codec.ZSTD
+        assert len(stored) < 2 * PAGE
+
+    @needs_zstd
     def test_compressed_pages_come_back(self):
         number, stored = encode(b"a" * PAGE)
-        assert (number, decode(number, stored, PAGE)) == (Codec.ZSTD, b"a" * PAGE)
+        assert (number, decode(number, bytes(stored), PAGE)) == (Codec.ZSTD, b"a" * PAGE)
         assert len(stored) < 100
 
     @needs_zstd
     def test_frame_that_claims_more_than_was_promised_is_damage(self):
         _, stored = encode(b"a" * (1 << 20))
         with pytest.raises(DataCorrupt):
-            decode(Codec.ZSTD, stored, PAGE)
+            decode(Codec.ZSTD, bytes(stored), PAGE)
 
     @needs_zstd
     @pytest.mark.parametrize("number", [Codec.RAW, Codec.ZSTD, 77])
@@ -201,3 +219,18 @@ class TestDigests:
         assert table[-1].item() == (0, 0)
         assert (0, 0) not in table[:-1].tolist()
         assert len(set(table.tolist())) == PAGE + 1
+
+    def test_buffer_digest_tells_which_pages_are_where(self):
+        table = page_digests(pages(1, 2, 3, 0, 4))
+        found = {buffer_digest(table_sum(table))}
+        for wrong in ([1, 0, 2, 3, 4], [0, 1, 2, 4, 3], [0, 1, 2, 3, 3], [4, 0, 1, 2, 3]):
+            found.add(buffer_digest(table_sum(table[wrong])))
+        assert len(found) == 5
+        longer = np.concatenate([table, empty_table(3)])
+        assert buffer_digest(table_sum(longer)) == buffer_digest(table_sum(table))
+
+    def test_buffer_digest_is_as_documented(self):
+        table = page_digests(pages(1, 0, 3))
+        low, high = (sum((2 * page + 1) * int(table[page][half]) for page in range(3)) for half in ("low", "high"))
+        expected = b"".join((number % 2**64).to_bytes(8, "little") for number in (low, high))
+        assert buffer_digest(table_sum(table)) == expected.hex()

@@ -12,6 +12,7 @@ import pytest
 
 import pagescan
 from pagescan import AccessDenied, DataCorrupt, InvalidArgument, PagescanError
+from pagescan.snapshots.base import FORMAT
 from pagescan.snapshots.local import APPLICATION_ID, LocalBackend
 
 from .killing import small_disk
@@ -33,7 +34,7 @@ class TestFile:
         assert [entry.name for entry in path.parent.iterdir()] == [path.name]
         connection = sqlite3.connect(path)
         marks = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-        assert marks == [APPLICATION_ID, 1]
+        assert marks == [APPLICATION_ID, FORMAT]
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         connection.close()
 
@@ -43,21 +44,21 @@ class TestFile:
             assert store.backend._sql.execute("PRAGMA synchronous").fetchone() == (2,)
 
     def test_bytes_written_are_little_more_than_the_pages(self, path):
-        array = pagescan.zeros(1024 * PAGE, dtype=np.uint8)
+        array = pagescan.zeros(4096 * PAGE, dtype=np.uint8)
         chance = np.random.default_rng(2)
         array[:] = chance.integers(0, 256, array.nbytes, dtype=np.uint8)
         with pagescan.open_store(path) as store, store.series("s", a=array) as series:
             assert series.commit().written_bytes < 1.01 * array.nbytes
-            some = np.sort(chance.choice(1024, 200, replace=False))
-            array.reshape(-1, PAGE)[some] = chance.integers(0, 256, (200, PAGE), dtype=np.uint8)
+            some = np.sort(chance.choice(4096, 1600, replace=False))
+            array.reshape(-1, PAGE)[some] = chance.integers(0, 256, (1600, PAGE), dtype=np.uint8)
             log = path.with_name(path.name + "-wal")
             assert isinstance(store.backend, LocalBackend)
             store.backend._sql.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             assert log.stat().st_size == 0
             version = series.commit()
-            assert version.written_pages == 200
-            assert version.written_bytes < 1.01 * 200 * PAGE
-            assert log.stat().st_size < 1.1 * 200 * PAGE
+            assert version.written_pages == 1600
+            assert version.written_bytes < 1.01 * 1600 * PAGE
+            assert log.stat().st_size < 1.1 * 1600 * PAGE
 
     def test_reader_and_writer_at_once(self, path):
         array = pagescan.zeros(1000)
@@ -138,13 +139,15 @@ class TestRefused:
             pagescan.open_store(path)
         assert path.read_bytes() == before
 
-    def test_newer_format(self, path):
+    @pytest.mark.parametrize(("number", "hint"), [(FORMAT + 1, "pip install -U"), (1, "that wrote it")])
+    def test_another_format(self, path, number, hint):
         pagescan.open_store(path).close()
         connection = sqlite3.connect(path)
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute(f"PRAGMA user_version = {number}")
         connection.close()
-        with pytest.raises(InvalidArgument, match="format 2"):
+        with pytest.raises(InvalidArgument, match=f"has format {number}") as caught:
             pagescan.open_store(path)
+        assert hint in (caught.value.hint or "")
 
     def test_cut_off(self, path, tracking):
         keep(path, pagescan.zeros(100_000))

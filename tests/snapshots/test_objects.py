@@ -98,7 +98,7 @@ class TestKeys:
         with store.series("epoch 1.5/ä", a=array) as series:
             series.commit()
         (pack,) = store.backend.packs()
-        assert keys(store) == ["format/1", f"packs/{pack}", "series/epoch=201=2E5=2F=C3=A4/0000000000000001"]
+        assert keys(store) == ["format/2", f"packs/{pack}", "series/epoch=201=2E5=2F=C3=A4/0000000000000001"]
         assert store.names() == ["epoch 1.5/ä"]
 
     @pytest.mark.parametrize("name", ["a", "a b", "..", "a/b", "=41", "ä€𝄞", "A_b-9", "%2E"])
@@ -124,10 +124,10 @@ class TestKeys:
         assert [version.number for version in store.versions("s")] == [1]
 
     def test_newer_format_is_refused(self, url, store):
-        obstore.put(raw(store), "format/2", b"")
-        pagescan.open_store(url).close()  # both: a reader of format 1 reads what is of format 1
-        obstore.delete(raw(store), "format/1")
-        with pytest.raises(InvalidArgument, match="format 2"):
+        obstore.put(raw(store), "format/3", b"")
+        pagescan.open_store(url).close()  # both: a reader of format 2 reads what is of format 2
+        obstore.delete(raw(store), "format/2")
+        with pytest.raises(InvalidArgument, match="format 3"):
             pagescan.open_store(url)
 
     def test_what_is_not_there_is_not_made_unasked(self, url):

@@ -66,7 +66,7 @@ class Advice(enum.IntEnum):
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _declare(name: str, result: Any, *arguments: Any) -> Callable[..., int]:
+def declare(name: str, result: Any, *arguments: Any) -> Callable[..., int]:
     function = getattr(_libc, name, None)
     if function is None:
         raise ImportError(f"the C library has no {name}: pagescan.kernel needs Linux")
@@ -76,14 +76,14 @@ def _declare(name: str, result: Any, *arguments: Any) -> Callable[..., int]:
 
 _P, _N, _I, _L = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_long
 _MAP_FAILED = ctypes.c_void_p(-1).value
-_madvise = _declare("madvise", _I, _P, _N, _I)
-_msync = _declare("msync", _I, _P, _N, _I)
-_mprotect = _declare("mprotect", _I, _P, _N, _I)
-_munmap = _declare("munmap", _I, _P, _N)
-_mmap = _declare("mmap", _P, _P, _N, _I, _I, _I, _L)
-_syscall = _declare("syscall", _L, _L, _L, _L, _L)
-_readv = _declare("process_vm_readv", ctypes.c_ssize_t, _I, _P, _L, _P, _L, ctypes.c_ulong)
-_writev = _declare("process_vm_writev", ctypes.c_ssize_t, _I, _P, _L, _P, _L, ctypes.c_ulong)
+_madvise = declare("madvise", _I, _P, _N, _I)
+_msync = declare("msync", _I, _P, _N, _I)
+_mprotect = declare("mprotect", _I, _P, _N, _I)
+_munmap = declare("munmap", _I, _P, _N)
+_mmap = declare("mmap", _P, _P, _N, _I, _I, _I, _L)
+_syscall = declare("syscall", _L, _L, _L, _L, _L)
+_readv = declare("process_vm_readv", ctypes.c_ssize_t, _I, _P, _L, _P, _L, ctypes.c_ulong)
+_writev = declare("process_vm_writev", ctypes.c_ssize_t, _I, _P, _L, _P, _L, ctypes.c_ulong)
 
 
 # Many short calls in a row: letting go of the interpreter lock for each could cost a time slice for each.

@@ -11,11 +11,19 @@ Everything above works on any backend; a backend raises the errors below and no 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from ..errors import InvalidArgument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from contextlib import AbstractContextManager
+
+#: The number of the format that is written and read: docs/formats/store.md.
+FORMAT = 2
+
+#: Bytes as they are handed to a backend; a memoryview is of single bytes, in one piece.
+Piece: TypeAlias = "bytes | memoryview"
 
 #: For how long a pack that no manifest names is left alone where nothing keeps others from writing: one may be about to
 #: name it, or to have read a manifest that did. One day.
@@ -34,6 +42,15 @@ class PackInfo:
 
     size: int
     written_ns: int
+
+
+def other_format(what: str, found: str) -> InvalidArgument:
+    """The error for what was written in another format."""
+    newer = any(number.isdigit() and int(number) > FORMAT for number in found.split(", "))
+    return InvalidArgument(
+        f"{what} has format {found}, and this pagescan reads format {FORMAT}",
+        hint="pip install -U pagescan" if newer else "read it with the pagescan that wrote it, and keep it anew",
+    )
 
 
 class Backend(Protocol):
@@ -57,7 +74,7 @@ class Backend(Protocol):
 
     # Packs
 
-    def put_pack(self, name: str, parts: Iterable[bytes]) -> int:
+    def put_pack(self, name: str, parts: Iterable[Piece]) -> int:
         """Keep the parts, one after the other, as a new pack; returns its size in bytes. Inside a batch.
 
         The parts are made while they are consumed: a backend need not hold them all. If making one raises, no pack of

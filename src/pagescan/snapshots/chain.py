@@ -18,12 +18,13 @@ from ..errors import InvalidArgument
 from .budget import Budget, to_merge
 from .commit import Prepared, check_newest, check_parent, create
 from .contents import load, page_count, read_manifest
-from .digests import empty_table, table_digest
+from .digests import buffer_digest
 from .manifest import BufferEntry, Manifest, PackRef, manifest_digest
-from .writer import DuePages, PackWriter, PageTable
+from .table import PageTable, TableChanges
+from .writer import DuePages, PackWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -49,6 +50,21 @@ class _Known:
 _NOTHING = _Known(None, "", {}, {}, ())
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """What was prepared and may have been committed: ``needed``, which of the packs its version has."""
+
+    prepared: Prepared
+    changes: dict[str, TableChanges]
+    needed: NDArray[np.bool_]
+
+    def settled(self, manifest: Manifest) -> _Known:
+        """That version, with the tables that were those of the version before."""
+        entries = {entry.name: entry for entry in self.prepared.buffers}
+        pages = {key: changes.applied(self.needed) for key, changes in self.changes.items()}
+        return _Known(manifest.version, manifest_digest(manifest.to_bytes()), entries, pages, self.prepared.packs)
+
+
 class Chain:
     """The writer of one series. Not for two threads at a time.
 
@@ -68,10 +84,7 @@ class Chain:
         self.newest = 0
         self.prefix = prefix
         self._known = _NOTHING
-        #: Tables whose memory the next ones may take.
-        self._spare: dict[str, PageTable] = {}
-        #: What was prepared last and may have been committed.
-        self._pending: tuple[Prepared, _Known] | None = None
+        self._pending: _Pending | None = None
 
     @property
     def parent(self) -> int | None:
@@ -102,12 +115,14 @@ class Chain:
         self._pending = None
         self.page_size = manifest.page_size
         entries = {entry.name: entry for entry in manifest.buffers if entry.name.startswith(self.prefix)}
-        pages = {}
+        count = len(manifest.packs)
+        changes = {}
         for entry in entries.values():
             columns = contents.pages[entry.key]
-            pages[entry.key] = PageTable.of(columns.digest, columns.pack)
-        packs = _needed(list(pages.values()), manifest.packs)
-        self._known = _Known(manifest.version, contents.digest, entries, pages, packs)
+            changes[entry.key] = TableChanges(PageTable.of(columns.digest, columns.pack, count), count)
+        needed = _needed(changes.values(), count)
+        pages = {key: each.applied(needed) for key, each in changes.items()}
+        self._known = _Known(manifest.version, contents.digest, entries, pages, _chosen(manifest.packs, needed))
 
     def commit(
         self,
@@ -158,7 +173,7 @@ class Chain:
         for source, entry, table, some in zip(sources, entries, pages, wanted, strict=True):
             forced = table.pack >= kept if kept < len(counts) else None
             every = some if forced is None else np.union1d(some, np.flatnonzero(forced))
-            work.append(DuePages(source, entry.key, every, forced, kept > 0, table))
+            work.append(DuePages(source, entry.key, every, forced, kept > 0, TableChanges(table, kept)))
 
         def prepared(new: tuple[PackRef, ...]) -> T:
             return finish(self._prepared(began, entries, work, known.packs[:kept], new))
@@ -167,10 +182,10 @@ class Chain:
 
     def adopt(self, manifest: Manifest) -> None:
         """Build on this version, in which what was prepared last has a part."""
-        if self._pending is None or self._pending[0].commit not in manifest.commits:
+        if self._pending is None or self._pending.prepared.commit not in manifest.commits:
             raise InvalidArgument(f"version {manifest.version} has nothing of what was prepared here last")
-        self._spare, self._known = self._known.pages, self._pending[1]
-        self._known.number, self._known.digest = manifest.version, manifest_digest(manifest.to_bytes())
+        # Interrupted in between, settle() does it again.
+        self._known = self._pending.settled(manifest)
         self.newest, self._pending = manifest.version, None
 
     def settle(self) -> Manifest | None:
@@ -178,10 +193,10 @@ class Chain:
         if self._pending is None:
             return None
         try:
-            manifest, _ = read_manifest(self.backend, self.series, self._pending[0].newest + 1)
+            manifest, _ = read_manifest(self.backend, self.series, self._pending.prepared.newest + 1)
         except KeyError:
             return None
-        if self._pending[0].commit not in manifest.commits:
+        if self._pending.prepared.commit not in manifest.commits:
             return None
         self.adopt(manifest)
         return manifest
@@ -192,8 +207,8 @@ class Chain:
         return BufferEntry(source.name, key, source.dtype, tuple(source.shape), source.nbytes, "", source.attributes)
 
     def _pages(self, entry: BufferEntry) -> PageTable:
-        old = self._known.pages.get(entry.key) or PageTable(empty_table(0), np.empty(0, np.int32), 0)
-        return old.resized(page_count(entry.nbytes, self.page_size), self._spare.get(entry.key))
+        old = self._known.pages.get(entry.key) or PageTable.empty()
+        return old.resized(page_count(entry.nbytes, self.page_size))
 
     def _due(self, due: NDArray[np.int64] | None, entry: BufferEntry, pages: PageTable) -> NDArray[np.int64]:
         """The pages that may have changed: all of a new buffer, and those at the end of one of another length."""
@@ -205,14 +220,6 @@ class Chain:
         tail = np.arange(max(0, min(old.nbytes, entry.nbytes) // self.page_size), len(pages.pack))
         return np.union1d(due, tail)
 
-    def _root(self, entry: BufferEntry, item: DuePages) -> str:
-        """The digest of a buffer; that of the version before, if nothing of it has changed."""
-        old = self._known.entries.get(entry.name)
-        if item.root is not None:
-            return item.root.result().hex()
-        same = old is not None and len(self._known.pages[entry.key].pack) == len(item.table.pack)
-        return old.digest if old is not None and same else table_digest(item.table.digest).hex()
-
     def _prepared(
         self,
         began: int,
@@ -221,9 +228,18 @@ class Chain:
         kept: tuple[PackRef, ...],
         new: tuple[PackRef, ...],
     ) -> Prepared:
-        packs = _needed([item.table for item in work], kept + new)
+        packs = kept + new
+        changes = {item.key: item.changes for item in work}
+        for each in changes.values():
+            each.sum_up()
+        needed = _needed(changes.values(), len(packs))
+        number = np.cumsum(needed) - 1
         final = [
-            replace(entry, digest=self._root(entry, item), packs=_used(item.table, len(packs)))
+            replace(
+                entry,
+                digest=buffer_digest(item.changes.total),
+                packs=tuple(number[item.changes.used(len(packs))].tolist()),
+            )
             for entry, item in zip(entries, work, strict=True)
         ]
         known = self._known
@@ -236,27 +252,20 @@ class Chain:
             secrets.token_hex(16),
             self.page_size,
             tuple(final),
-            packs,
+            _chosen(packs, needed),
             len(new),
         )
-        by_key = {item.key: item.table for item in work}
-        self._pending = (prepared, _Known(None, "", {entry.name: entry for entry in final}, by_key, packs))
+        self._pending = _Pending(prepared, changes, needed)
         return prepared
 
 
-def _needed(tables: list[PageTable], packs: tuple[PackRef, ...]) -> tuple[PackRef, ...]:
-    """The packs that still tell of a page; the tables are renumbered if some do not."""
-    used = np.zeros(len(packs), bool)
-    for table in tables:
-        used[list(_used(table, len(packs)))] = True
-    if not used.all():
-        # One more element, for -1.
-        number = np.append(np.where(used, np.cumsum(used) - 1, -1), -1).astype(np.int32)
-        for table in tables:
-            table.pack[:] = number[table.pack]
-    return tuple(ref for ref, needed in zip(packs, used, strict=True) if needed)
+def _needed(changes: Iterable[TableChanges], packs: int) -> NDArray[np.bool_]:
+    """Which of so many packs still tell of a page."""
+    needed = np.zeros(packs, bool)
+    for each in changes:
+        needed |= each.used(packs)
+    return needed
 
 
-def _used(table: PageTable, packs: int) -> tuple[int, ...]:
-    """The numbers of the packs that tell of a page of this buffer, of so many packs."""
-    return tuple(np.flatnonzero(np.bincount(table.pack + 1, minlength=packs + 1)[1:]).tolist())
+def _chosen(packs: tuple[PackRef, ...], needed: NDArray[np.bool_]) -> tuple[PackRef, ...]:
+    return tuple(ref for ref, some in zip(packs, needed.tolist(), strict=True) if some)

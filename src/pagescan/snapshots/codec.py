@@ -5,9 +5,14 @@ from __future__ import annotations
 import importlib
 from enum import IntEnum
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..errors import DataCorrupt, MissingExtra
+
+if TYPE_CHECKING:
+    from .base import Piece
 
 
 class Codec(IntEnum):
@@ -22,14 +27,31 @@ class Codec(IntEnum):
 LEVEL = 1
 
 
-def encode(plain: bytes, level: int = LEVEL) -> tuple[Codec, bytes]:
-    """Pages as bytes to store, compressed if that is possible here and makes them smaller."""
+#: Of more than so many bytes a sample is tried first: every 31st piece of 64 bytes, so from all over a page.
+_SAMPLED, _PIECE, _EVERY = 16384, 64, 31
+#: What has to be saved, at least: one byte of so many. Less is not worth what reading it costs.
+_LEAST = 32
+
+
+def encode(plain: Piece, level: int = LEVEL) -> tuple[Codec, Piece]:
+    """Pages as bytes to store, compressed if that is possible here and makes them smaller, judged by a sample."""
     zstd = _zstd()
-    if zstd is not None:
-        packed: bytes = zstd.compress(plain, level)
-        if len(packed) < len(plain):
+    if zstd is not None and (len(plain) <= _SAMPLED or _smaller(zstd, _sample(plain), level)):
+        packed = _smaller(zstd, plain, level)
+        if packed is not None:
             return Codec.ZSTD, packed
     return Codec.RAW, plain
+
+
+def _sample(plain: Piece) -> bytes:
+    # To try all of what is noise would take ten times as long.
+    return np.frombuffer(plain, np.uint8).reshape(-1, _PIECE)[::_EVERY].tobytes()
+
+
+def _smaller(zstd: Any, plain: Piece, level: int) -> bytes | None:
+    """Compressed, if that is worth it."""
+    packed: bytes = zstd.compress(plain, level)
+    return packed if len(packed) <= len(plain) - len(plain) // _LEAST else None
 
 
 def decode(codec: int, stored: bytes, size: int) -> bytes:

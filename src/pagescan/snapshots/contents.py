@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataCorrupt
-from .digests import digest, empty_table, table_digest
+from .digests import buffer_digest, digest, empty_table, table_sum
 from .manifest import Manifest, manifest_digest
 from .packs import PackIndex
 
@@ -134,7 +134,7 @@ def _index(manifest: Manifest, ref: PackRef, data: bytes | None) -> PackIndex:
 
 def check_buffer(entry: BufferEntry, table: Table) -> None:
     """Raise DataCorrupt unless the digests of the pages are those the version was made of."""
-    if table_digest(table).hex() != entry.digest:
+    if buffer_digest(table_sum(table)) != entry.digest:
         raise DataCorrupt("its pages are not those it was made of")
 
 

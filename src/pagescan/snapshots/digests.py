@@ -1,11 +1,15 @@
 """The digests of pages: how it is known that a page has changed, that it is whole, and that a version is all there.
 
 BLAKE2b of 16 bytes, of each page. A page of zeros has a digest of zeros instead, so that memory never touched needs
-neither storage nor hashing. The digest of a buffer is the BLAKE2b of the digests of all its pages in order.
+neither storage nor hashing. The digest of a buffer is a sum over those of its pages, each weighted by its number: what
+a commit changes of it follows from the pages that changed.
 """
 
 from __future__ import annotations
 
+import os
+import threading
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     Table = NDArray[np.void]
     #: Pages, one a row.
     Rows = NDArray[np.uint8]
+    #: Two numbers, modulo 2**64.
+    Sum = NDArray[np.uint64]
 
 
 def digest(*parts: bytes | memoryview) -> bytes:
@@ -34,13 +40,29 @@ def digest(*parts: bytes | memoryview) -> bytes:
     return state.digest()
 
 
+#: Held while pages are hashed. Each page is a call that lets go of the interpreter lock and asks for it back: two
+#: threads at it wait for each other more than they hash.
+_hashing = threading.Lock()
+_hashed = partial(blake2b, digest_size=SIZE)
+
+
+def _after_fork_in_child() -> None:
+    global _hashing
+    _hashing = threading.Lock()  # the thread that held it is not here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def page_digests(rows: Rows) -> Table:
     """The digest of each row (a page); zeros for a page of zeros."""
     table = empty_table(len(rows))
-    used = np.flatnonzero(_nonzero(rows))
-    view = table.view(np.uint8).reshape(len(rows), SIZE)
-    found = b"".join([blake2b(rows[row], digest_size=SIZE).digest() for row in used.tolist()])
-    view[used] = np.frombuffer(found, np.uint8).reshape(-1, SIZE)
+    used = _nonzero(rows)
+    pages = list(rows if used.all() else rows[used])
+    with _hashing:
+        found = b"".join([state.digest() for state in map(_hashed, pages)])
+    table[used] = np.frombuffer(found, DTYPE)
     return table
 
 
@@ -70,6 +92,17 @@ def differ(one: Table, other: Table) -> NDArray[np.bool_]:
     return different
 
 
-def table_digest(table: Table) -> bytes:
-    """The digest of a whole buffer from those of its pages."""
-    return digest(np.ascontiguousarray(table).view(np.uint8).data)
+def weighted_sum(pages: NDArray[np.int64], table: Table) -> Sum:
+    """What pages of these numbers and digests add to the sum of their buffer: pages of zeros add nothing."""
+    weight = (2 * pages + 1).astype(np.uint64)
+    return np.array([np.sum(weight * table["low"]), np.sum(weight * table["high"])], np.uint64)
+
+
+def table_sum(table: Table) -> Sum:
+    """The sum of a whole buffer, from the digests of its pages."""
+    return weighted_sum(np.arange(len(table)), table)
+
+
+def buffer_digest(total: Sum) -> str:
+    """The digest of a buffer whose pages have this sum, in hexadecimal digits."""
+    return total.astype("<u8").tobytes().hex()

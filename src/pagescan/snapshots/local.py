@@ -11,20 +11,38 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from ..errors import AccessDenied, Closed, DataCorrupt, InvalidArgument, PagescanError, VersionConflict
-from .base import PackInfo
+from .base import FORMAT, PackInfo, other_format
+
+try:
+    from ..kernel.files import start_writing
+except ImportError:  # no Linux
+
+    def start_writing(descriptor: int) -> None:
+        """A hint that nobody takes here."""
+
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from .base import Piece
+
 APPLICATION_ID = 0x50675374  # "PgSt"
-FORMAT = 1
 #: How long to wait for another writer, in seconds.
 PATIENCE = 60.0
 #: Bytes in the write-ahead log from which on it is folded into the file after a commit.
 _LOG_LIMIT = 64 << 20
 
-_PAGE_SIZE = 8192  # frames fill pages of this size to 99 %, with half the calls that 4096 would need
+#: Bytes of a page of the database. SQLite's work on a large commit halves from 8 to 32 KiB.
+_PAGE_SIZE = 32768
+#: The least that a commit puts into the log: five pages.
+_LEAST_LOGGED = 5 * _PAGE_SIZE
+#: Bytes from which on a part of a pack is long enough: each takes several calls, and waits for the interpreter lock.
+_PART = 1 << 20
+#: KiB of the database that SQLite keeps in memory: what is more goes into the log while a commit is still at work.
+_CACHE_KIB = 2000
+#: Bytes after which the disk is told to begin with what is in the log.
+_WRITE_EARLY = 2 << 20
 
 # part.id: the pack's id in the upper 31 bits, the offset of the part's first byte in the lower 32.
 _TABLES = f"""
@@ -44,7 +62,7 @@ class LocalBackend:
     Where the file or its folder cannot be written to, it is opened for reading only.
 
     Raises:
-        InvalidArgument: there is no such file (``create=False``) or folder, or it has a newer format.
+        InvalidArgument: there is no such file (``create=False``) or folder, or it has another format.
         DataCorrupt: the file is no store.
         AccessDenied: it belongs to somebody else.
     """
@@ -60,6 +78,7 @@ class LocalBackend:
         self._connection: sqlite3.Connection | None = None
         #: Bytes that this process has put into the log since it was last folded in.
         self._logged = _LOG_LIMIT
+        self._log = _Log(path)
         read_only = _prepare_file(path, create)
         with self._explained():
             self._connection = _connect(path, read_only=read_only)
@@ -87,6 +106,7 @@ class LocalBackend:
         sql.execute("PRAGMA synchronous = FULL")
         sql.execute("PRAGMA wal_autocheckpoint = 0")
         sql.execute("PRAGMA secure_delete = FAST")
+        sql.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         if not found:
             with self.batch():
                 if not self._marks_are_right():  # another process may have been faster
@@ -104,10 +124,7 @@ class LocalBackend:
         if application != APPLICATION_ID:
             raise DataCorrupt(f"{self.path} is no store of pagescan")
         if version != FORMAT:
-            raise InvalidArgument(
-                f"{self.path} has format {version}, and this pagescan reads format {FORMAT}",
-                hint="pip install -U pagescan",
-            )
+            raise other_format(str(self.path), str(version))
         return True
 
     @property
@@ -122,6 +139,7 @@ class LocalBackend:
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
+        self._log.close()
         # SQLite must not be touched in a child: closing there would drop the locks that the parent holds.
         if connection is not None and os.getpid() == self._pid:
             connection.close()
@@ -149,6 +167,7 @@ class LocalBackend:
             try:
                 yield
                 self._sql.execute("COMMIT")
+                self._logged += _LEAST_LOGGED
             except BaseException:
                 if self._sql.in_transaction:
                     self._sql.execute("ROLLBACK")
@@ -168,34 +187,59 @@ class LocalBackend:
 
     # Packs
 
-    def put_pack(self, name: str, parts: Iterable[bytes]) -> int:
+    def put_pack(self, name: str, parts: Iterable[Piece]) -> int:
         with self._explained():
-            row = self._sql.execute(
-                "INSERT INTO pack (name, size, created_ns) VALUES (?, 0, ?)", (name, time.time_ns())
-            ).lastrowid
-            assert row is not None
+            row = _number(self._sql.execute("SELECT coalesce(max(id), 0) + 1 FROM pack").fetchone()[0])
             size = 0
-            for part in parts:
-                if part:
-                    self._sql.execute("INSERT INTO part VALUES (?, ?)", (row << 32 | size, part))
-                    size += len(part)
-                    self._logged += len(part)
-            self._sql.execute("UPDATE pack SET size = ? WHERE id = ?", (size, row))
+            for pieces in _gathered(parts):
+                size += self._put_part(row << 32 | size, pieces)
+            # Last: what is written to again after it went into the log has the log read and summed once more.
+            self._sql.execute("INSERT INTO pack VALUES (?, ?, ?, ?)", (row, name, size, time.time_ns()))
+        return size
+
+    def _put_part(self, place: int, pieces: list[Piece]) -> int:
+        # Room first, then the bytes straight into it: as a value of the statement they would be copied three times.
+        size = sum(map(len, pieces))
+        self._sql.execute("INSERT INTO part VALUES (?, zeroblob(?))", (place, size))
+        with self._sql.blobopen("part", "data", place) as blob:
+            for piece in pieces:
+                blob.write(piece)
+        self._logged += size
+        self._log.grown(size)
         return size
 
     def read_pack(self, name: str, offset: int, length: int) -> bytes:
-        with self._explained():
-            row = self._pack_id(name)
-            base = row << 32
+        with self._explained(), self._one_state():
+            base = self._pack_id(name) << 32
             rows = self._sql.execute(
-                "SELECT id, data FROM part WHERE id < ? AND id >= "
+                "SELECT id, typeof(data), length(data) FROM part WHERE id < ? AND id >= "
                 "coalesce((SELECT max(id) FROM part WHERE id BETWEEN ? AND ?), ?) ORDER BY id",
                 (base + offset + length, base, base + offset, base),
             ).fetchall()
-        parts = [(_number(place), _blob(data)) for place, data in rows]
-        if len(parts) == 1 and parts[0][0] == base + offset and len(parts[0][1]) == length:
-            return parts[0][1]
-        return _cut(parts, base, offset, length)
+            pieces, at, end = [], base + offset, base + offset + length
+            for place, kind, size in rows:
+                if kind != "blob":
+                    _wrong(kind, "bytes")
+                if not place <= at <= place + size:  # a part is missing
+                    break
+                with self._sql.blobopen("part", "data", place, readonly=True) as blob:
+                    blob.seek(at - place)
+                    pieces.append(blob.read(end - at))
+                at += len(pieces[-1])
+        return b"".join(pieces)
+
+    @contextlib.contextmanager
+    def _one_state(self) -> Iterator[None]:
+        """What is read inside is of one state of the file, whoever else commits."""
+        if self._sql.in_transaction:
+            yield
+            return
+        self._sql.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self._sql.in_transaction:
+                self._sql.execute("ROLLBACK")
 
     def _pack_id(self, name: str) -> int:
         found = self._sql.execute("SELECT id FROM pack WHERE name = ?", (name,)).fetchone()
@@ -270,35 +314,62 @@ class LocalBackend:
             raise _explain(self.path, error) from error
 
 
-def _cut(parts: list[tuple[int, bytes]], base: int, offset: int, length: int) -> bytes:
-    """Bytes [offset, offset + length) of what the parts hold; fewer if a part is missing."""
-    data, at = bytearray(), offset
-    for place, part in parts:
-        start = place - base
-        if not start <= at <= start + len(part):
-            break
-        data += part[at - start : at - start + length - len(data)]
-        at = offset + len(data)
-    return bytes(data)
+class _Log:
+    """The log beside the file, which the disk is told to write early: so the wait at the end of a commit is short."""
+
+    def __init__(self, path: Path):
+        self._path = f"{os.path.realpath(path)}-wal"
+        self._descriptor: int | None = None
+        self._waiting = 0
+
+    def grown(self, size: int) -> None:
+        """So many bytes were put into it; some of them SQLite may still hold back."""
+        self._waiting += size
+        if self._waiting >= _WRITE_EARLY:
+            self._waiting = 0
+            # Only a hint: a log that cannot be opened is none the worse.
+            with contextlib.suppress(OSError):
+                if self._descriptor is None:
+                    self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                start_writing(self._descriptor)
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _gathered(parts: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """The parts in groups that are long enough."""
+    group: list[Piece] = []
+    size = 0
+    for part in parts:
+        group.append(part)
+        size += len(part)
+        if size >= _PART:
+            yield group
+            group, size = [], 0
+    if size:
+        yield group
 
 
 # Flipped bits can make what a column holds look like something else.
 
 
 def _blob(value: object) -> bytes:
-    return value if isinstance(value, bytes) else _wrong(value, "bytes")
+    return value if isinstance(value, bytes) else _wrong(type(value).__name__, "bytes")
 
 
 def _number(value: object) -> int:
-    return value if isinstance(value, int) else _wrong(value, "a number")
+    return value if isinstance(value, int) else _wrong(type(value).__name__, "a number")
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else _wrong(value, "text")
+    return value if isinstance(value, str) else _wrong(type(value).__name__, "text")
 
 
-def _wrong(value: object, wanted: str) -> NoReturn:
-    raise DataCorrupt(f"the database is damaged: a row holds {type(value).__name__} where {wanted} should be")
+def _wrong(found: str, wanted: str) -> NoReturn:
+    raise DataCorrupt(f"the database is damaged: a row holds {found} where {wanted} should be")
 
 
 def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataCorrupt, InvalidArgument
+from .base import FORMAT, other_format
 from .digests import SIZE, digest
-
-FORMAT = 1
 
 _HEADER = struct.Struct("<4sHHI")
 _MAGIC = b"PgSM"
@@ -106,7 +105,7 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """Raises DataCorrupt if it is damaged, InvalidArgument if its format is newer. Unknown names are ignored."""
+        """Raises DataCorrupt if it is damaged, InvalidArgument if its format is another. Unknown names are ignored."""
         start = _HEADER.size + SIZE
         if len(data) < start or data[:4] != _MAGIC:
             raise DataCorrupt("it is no manifest of pagescan")
@@ -114,10 +113,7 @@ class Manifest:
         if digest(data[: _HEADER.size], data[start:]) != data[_HEADER.size : start] or len(data) != start + length:
             raise DataCorrupt("the manifest does not match its digest")
         if version != FORMAT:
-            raise InvalidArgument(
-                f"a version was written in format {version}, and this pagescan reads format {FORMAT}",
-                hint="pip install -U pagescan",
-            )
+            raise other_format("a version", str(version))
         try:
             return _from_json(json.loads(data[start:]))
         except (KeyError, TypeError, ValueError) as error:

@@ -12,16 +12,15 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DataCorrupt, InvalidArgument, VersionConflict
-from .base import PackInfo
+from .base import FORMAT, PackInfo, other_format
 from .manifest import Manifest
 from .object_access import open_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from .base import Piece
     from .object_access import Item
-
-FORMAT = 1
 
 _FORMATS, _PACKS, _SERIES, _DELETED = "format", "packs", "series", "deleted"
 _CLOCK = "clock"
@@ -46,7 +45,7 @@ class ObjectBackend:
     """Packs and manifests as objects under one prefix.
 
     Raises:
-        InvalidArgument: there is no store (``create=False``), no such bucket, or the format is newer.
+        InvalidArgument: there is no store (``create=False``), no such bucket, or the format is another.
         MissingExtra: obstore is not installed.
         AccessDenied, StoreUnavailable: what the storage says.
     """
@@ -69,10 +68,7 @@ class ObjectBackend:
                 raise InvalidArgument(f"there is no store at {self.url}")
             self._place.create(f"{_FORMATS}/{FORMAT}", b"")
         elif str(FORMAT) not in formats:
-            raise InvalidArgument(
-                f"{self.url} has format {', '.join(formats)}, and this pagescan reads format {FORMAT}",
-                hint="pip install -U pagescan",
-            )
+            raise other_format(self.url, ", ".join(formats))
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
@@ -80,8 +76,8 @@ class ObjectBackend:
 
     # Packs
 
-    def put_pack(self, name: str, parts: Iterable[bytes]) -> int:
-        return self._place.upload(f"{_PACKS}/{name}", parts)
+    def put_pack(self, name: str, parts: Iterable[Piece]) -> int:
+        return self._place.upload(f"{_PACKS}/{name}", map(bytes, parts))
 
     def read_pack(self, name: str, offset: int, length: int) -> bytes:
         wanted = _Range(name, offset, offset + length)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DataCorrupt
+from .base import FORMAT
 from .codec import Codec
 from .digests import DTYPE, SIZE, empty_table
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from .digests import Table
 
-FORMAT = 1
 #: The most pages in a frame that holds any.
 FRAME_PAGES = 64
 
@@ -151,6 +151,7 @@ class IndexBuilder:
 
     Attributes:
         pages: it tells of so far.
+        stored_pages: of these, those that are not in a frame of zeros.
         end: where the next frame is to stand, in bytes.
     """
 
@@ -160,7 +161,7 @@ class IndexBuilder:
         self._frames: list[tuple[int, ...]] = []
         self._pages: list[NDArray[np.int64]] = []
         self._digests: list[Table] = []
-        self.pages = 0
+        self.pages = self.stored_pages = 0
         self.end = HEADER_SIZE
 
     def add(self, key: str, pages: NDArray[np.int64], digests: Table | None, codec: Codec, length: int) -> None:
@@ -170,6 +171,7 @@ class IndexBuilder:
         self._pages.append(pages)
         if digests is not None:
             self._digests.append(digests)
+            self.stored_pages += len(pages)
         self.pages += len(pages)
         self.end += length
 

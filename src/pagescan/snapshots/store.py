@@ -48,7 +48,7 @@ def open_store(url: str | os.PathLike[str], *, create: bool = True, **options: A
             environment (``AWS_ACCESS_KEY_ID``, ...).
 
     Raises:
-        InvalidArgument: there is none (``create=False``), no such bucket, or its format is newer than this pagescan.
+        InvalidArgument: there is none (``create=False``), no such bucket, or its format is not this pagescan's.
         DataCorrupt: what is there is no store.
         AccessDenied: it belongs to somebody else, or credentials are missing.
         StoreUnavailable: the storage does not answer.

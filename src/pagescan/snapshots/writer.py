@@ -16,63 +16,62 @@ import numpy as np
 from ..errors import PagescanError, VersionConflict
 from .ahead import Peekable, mapped, threads
 from .codec import Codec, encode
-from .digests import differ, digest, empty_table, is_zero, page_digests, table_digest
+from .digests import differ, digest, is_zero, page_digests
 from .manifest import PackRef
 from .packs import FRAME_PAGES, IndexBuilder, header
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor
 
     from numpy.typing import NDArray
 
-    from .base import Backend
+    from .base import Backend, Piece
     from .digests import Rows, Table
     from .memory import Source
+    from .table import TableChanges
 
     T = TypeVar("T")
 
 #: Pages that are copied and hashed at a time.
 _CHUNK = 256
-#: How many times that is hashed, and how many frames are compressed, ahead of the backend.
-_CHUNKS_AHEAD, _FRAMES_AHEAD = 4, 8
+#: How many times that is hashed and compressed ahead of the backend.
+_CHUNKS_AHEAD = 4
 #: Bytes of pages from which on a pack is full.
 PACK_BYTES = 64 << 20
 
 
-@dataclass(slots=True)
-class PageTable:
-    """What a version says of a buffer's pages, one element a page.
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Pages that go into one frame, and how; ``digest`` is None for pages of zeros."""
+
+    page: NDArray[np.int64]
+    digest: Table | None
+    codec: Codec
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What came of looking at some pages of a buffer.
 
     Attributes:
-        digest: of each page; zeros for a page of zeros.
-        pack: which of the version's packs tells of it, -1 for none.
-        live: how many pages are not zeros.
+        work: whose they are.
+        page, digest: those that changed, and what they are now.
+        gone: pages of zeros that no pack is to tell of any more.
+        frames: what is to be written.
+        stored: what is stored of the frames, in as few pieces as possible.
     """
 
+    work: DuePages
+    page: NDArray[np.int64]
     digest: Table
-    pack: NDArray[np.int32]
-    live: int
-
-    @classmethod
-    def of(cls, digest: Table, pack: NDArray[np.int32]) -> PageTable:
-        """With ``live`` counted."""
-        return cls(digest, pack, int(np.count_nonzero(~is_zero(digest))))
-
-    def resized(self, pages: int, spare: PageTable | None) -> PageTable:
-        """A copy, for a buffer of so many pages; in the memory of ``spare``, if that is as long."""
-        if spare is not None and len(spare.pack) == len(self.pack) == pages:
-            np.copyto(spare.digest, self.digest)
-            np.copyto(spare.pack, self.pack)
-            spare.live = self.live
-            return spare
-        kept = min(pages, len(self.pack))
-        digest, pack = empty_table(pages), np.full(pages, -1, np.int32)
-        digest[:kept], pack[:kept] = self.digest[:kept], self.pack[:kept]
-        return PageTable.of(digest, pack)
+    gone: NDArray[np.int64]
+    frames: list[_Frame]
+    stored: list[Piece]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class DuePages:
     """The pages of one buffer that may have to be written.
 
@@ -82,8 +81,7 @@ class DuePages:
         due: numbers of the pages, ascending.
         forced: of each page of the buffer, whether it is written even if it has not changed; None: no page is.
         zeros: whether pages that are forced and all zeros have to be told of.
-        table: of the version before; updated by writing.
-        root: the digest of the buffer, once all pages were looked at; None if no digest changed.
+        changes: what writing them changes in the table of the version before.
     """
 
     source: Source
@@ -91,21 +89,50 @@ class DuePages:
     due: NDArray[np.int64]
     forced: NDArray[np.bool_] | None
     zeros: bool
-    table: PageTable
-    root: Future[bytes] | None = None
+    changes: TableChanges
+
+    def copies(self, page_size: int) -> Iterator[tuple[NDArray[np.int64], Rows]]:
+        """The pages as they are now, in pieces."""
+        for at in range(0, len(self.due), _CHUNK):
+            page = self.due[at : at + _CHUNK]
+            yield page, self.source.read(page, page_size)
+
+    def look(self, copy: tuple[NDArray[np.int64], Rows]) -> _Looked:
+        """Hash these pages, and encode those that have changed or are forced. For many threads at a time."""
+        page, rows = copy
+        new = page_digests(rows)
+        differs, zero = differ(new, self.changes.before.digest[page]), is_zero(new)
+        wanted, told, gone = differs, zero & differs, np.zeros(len(page), bool)
+        if self.forced is not None:
+            forced = self.forced[page]
+            wanted = differs | forced
+            told = zero & wanted if self.zeros else told
+            gone = zero & forced & ~told
+        frames = [_Frame(page[told], None, Codec.ZERO, 0)] if told.any() else []
+        kept = np.flatnonzero(~zero & wanted)
+        some = (page, new, rows) if len(kept) == len(page) else (page[kept], new[kept], rows[kept])
+        encoded, stored = _encoded(*some)
+        return _Looked(self, page[differs], new[differs], page[gone], frames + encoded, stored)
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """Pages that go into one frame; ``digest`` and ``plain`` are None for pages of zeros."""
+def _encoded(page: NDArray[np.int64], digest: Table, rows: Rows) -> tuple[list[_Frame], list[Piece]]:
+    """Pages as frames, and what is stored of these: of all that lie one after the other uncompressed, one piece."""
+    frames: list[_Frame] = []
+    pieces: list[Piece] = []
+    raw = 0  # where the pages begin that are still to be put into a piece
+    for at in range(0, len(page), FRAME_PAGES):
+        some = slice(at, at + FRAME_PAGES)
+        codec, stored = encode(_flat(rows[some]))
+        frames.append(_Frame(page[some], digest[some], codec, len(stored)))
+        if codec != Codec.RAW:
+            pieces += [_flat(rows[raw:at]), stored]
+            raw = at + FRAME_PAGES
+    pieces.append(_flat(rows[raw:]))
+    return frames, [piece for piece in pieces if len(piece)]
 
-    work: DuePages
-    page: NDArray[np.int64]
-    digest: Table | None
-    plain: bytes | None
 
-    def encoded(self) -> tuple[Codec, bytes]:
-        return (Codec.ZERO, b"") if self.plain is None else encode(self.plain)
+def _flat(rows: Rows) -> memoryview:
+    return rows.reshape(-1).data
 
 
 class PackWriter:
@@ -126,12 +153,12 @@ class PackWriter:
         finishing = False
         try:
             with threads() as pool:
-                frames = Peekable(mapped(_Frame.encoded, self._frames(work, pool), pool, _FRAMES_AHEAD))
+                looked = Peekable(self._looked(work, pool))
                 while True:
                     with self._backend.batch():
-                        if frames:
-                            self._write_pack(frames)
-                        if not frames:
+                        if looked:
+                            self._write_pack(looked)
+                        if not looked:
                             finishing = True
                             return finish(tuple(self._refs))
         except BaseException as error:
@@ -144,68 +171,32 @@ class PackWriter:
         with contextlib.suppress(PagescanError), self._backend.batch():
             self._backend.delete_packs(self._begun)
 
-    def _write_pack(self, frames: Peekable[tuple[_Frame, tuple[Codec, bytes]]]) -> None:
+    def _write_pack(self, looked: Peekable[_Looked]) -> None:
         name = secrets.token_hex(16)
         self._begun.append(name)
         builder = IndexBuilder(self._page_size)
         tail: list[bytes] = []
-        size = self._backend.put_pack(name, self._parts(frames, builder, tail))
+        size = self._backend.put_pack(name, self._parts(looked, builder, tail))
         self._refs.append(PackRef(name, size, len(tail[0]), digest(tail[0]).hex(), builder.pages))
 
-    def _parts(
-        self, frames: Peekable[tuple[_Frame, tuple[Codec, bytes]]], builder: IndexBuilder, tail: list[bytes]
-    ) -> Iterator[bytes]:
-        number, plain = self._first + len(self._refs), 0
+    def _parts(self, looked: Peekable[_Looked], builder: IndexBuilder, tail: list[bytes]) -> Iterator[Piece]:
+        number = self._first + len(self._refs)
         yield header(self._page_size)
-        for frame, (codec, stored) in frames:
-            builder.add(frame.work.key, frame.page, frame.digest, codec, len(stored))
-            frame.work.table.pack[frame.page] = number
-            if stored:
-                plain += len(frame.page) * self._page_size
-                yield stored
-            if plain >= PACK_BYTES:
+        for each in looked:
+            for frame in each.frames:
+                builder.add(each.work.key, frame.page, frame.digest, frame.codec, frame.length)
+                each.work.changes.moved(frame.page, number)
+            yield from each.stored
+            if builder.stored_pages * self._page_size >= PACK_BYTES:
                 break
         tail.append(builder.build().to_bytes())
         yield tail[0]
 
-    def _frames(self, work: list[DuePages], pool: ThreadPoolExecutor) -> Iterator[_Frame]:
+    def _looked(self, work: list[DuePages], pool: ThreadPoolExecutor) -> Iterator[_Looked]:
+        """What there is to write. (Of what there is not, nothing comes out.)"""
         for item in work:
-            changed = False
-            for (page, rows), new in mapped(_hashed, self._copies(item), pool, _CHUNKS_AHEAD):
-                differs = differ(new, item.table.digest[page])
-                changed = changed or bool(differs.any())
-                yield from _chunk(item, page, rows, new, differs)
-            if changed:
-                item.root = pool.submit(table_digest, item.table.digest)
-
-    def _copies(self, item: DuePages) -> Iterator[tuple[NDArray[np.int64], Rows]]:
-        for at in range(0, len(item.due), _CHUNK):
-            page = item.due[at : at + _CHUNK]
-            yield page, item.source.read(page, self._page_size)
-
-
-def _hashed(copy: tuple[NDArray[np.int64], Rows]) -> Table:
-    return page_digests(copy[1])
-
-
-def _chunk(
-    item: DuePages, page: NDArray[np.int64], rows: Rows, new: Table, differs: NDArray[np.bool_]
-) -> Iterator[_Frame]:
-    """The frames of these pages, less those that have not changed; enters their digests in the table."""
-    table, zero = item.table, is_zero(new)
-    table.live += int(np.count_nonzero(~zero)) - int(np.count_nonzero(~is_zero(table.digest[page])))
-    table.digest[page] = new
-    wanted, told = differs, page[zero & differs]
-    if item.forced is not None:
-        forced = item.forced[page]
-        table.pack[page[forced & zero]] = -1
-        wanted = differs | forced
-        told = page[zero & wanted] if item.zeros else told
-    if len(told):
-        yield _Frame(item, told, None, None)
-    kept = np.flatnonzero(~zero & wanted)
-    if len(kept) < len(rows):
-        rows, page, new = rows[kept], page[kept], new[kept]
-    for at in range(0, len(kept), FRAME_PAGES):
-        some = slice(at, at + FRAME_PAGES)
-        yield _Frame(item, page[some], new[some], rows[some].tobytes())
+            for _, each in mapped(item.look, item.copies(self._page_size), pool, _CHUNKS_AHEAD):
+                item.changes.rehashed(each.page, each.digest)
+                item.changes.moved(each.gone, -1)
+                if each.frames:
+                    yield each
