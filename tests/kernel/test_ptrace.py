@@ -148,7 +148,7 @@ def test_packing_is_reversible():
 
 # --- frames ----------------------------------------------------------------------------------------------------------
 
-MASK = bytes(range(8))
+MASK = 0x0706050403020100
 
 
 def room_with(size: int, *, features: int = 7, in_use: int = 7) -> bytearray:
@@ -162,21 +162,24 @@ def room_with(size: int, *, features: int = 7, in_use: int = 7) -> bytearray:
     return room
 
 
+def build(room: bytearray, size: int, stack: int = 0x7FFF0000) -> tuple[int, int]:
+    return sigframe.build(room, size, WORDS, stack, MASK, 0x1234)
+
+
 def test_the_extended_state_is_marked_as_signal_frames_are():
     room = room_with(832)
-    assert sigframe.mark_state(room, 832) == sigframe.STATE_AT + 836
+    assert build(room, 832)[1] == sigframe.STATE_AT + 836
     state = room[sigframe.STATE_AT :]
     assert struct.unpack_from("=IIQI", state, 464) == (0x46505853, 836, 7, 832)
     assert state[484:512] == bytes(28)
     assert state[832:836] == struct.pack("=I", 0x46505845)
     assert state[:464] == b"\xcc" * 464
-    assert not any(room[: sigframe.STATE_AT])
 
 
 @pytest.mark.parametrize(("in_use", "size"), [(7, 2816), (7 | 1 << 18, 11008)])
 def test_tiles_that_are_not_in_use_are_left_out(in_use, size):
     room = room_with(11008, features=0x602E7, in_use=in_use)
-    assert sigframe.mark_state(room, 11008) == sigframe.STATE_AT + size + 4
+    assert build(room, 11008)[1] == sigframe.STATE_AT + size + 4
     features = struct.unpack_from("=IIQI", room, sigframe.STATE_AT + 464)[2]
     assert bool(features >> 18 & 1) is (size == 11008)
 
@@ -184,14 +187,13 @@ def test_tiles_that_are_not_in_use_are_left_out(in_use, size):
 @pytest.mark.parametrize(("size", "why"), [(512, "XSAVE"), ((1 << 14) - sigframe.STATE_AT, "room")])
 def test_a_state_that_cannot_be_kept_is_refused(size, why):
     with pytest.raises(ValueError, match=why):
-        sigframe.mark_state(room_with(size, in_use=7 | 1 << 18), size)
+        build(room_with(size, in_use=7 | 1 << 18), size)
 
 
 @pytest.mark.parametrize("stack", range(0x7FFF0000, 0x7FFF0048, 8))
 def test_a_frame_lies_below_the_red_zone_and_says_where_its_state_is(stack):
     room = room_with(832)
-    size = sigframe.mark_state(room, 832)
-    address = sigframe.build(room, size, WORDS, stack, MASK, 0x1234)
+    address, size = build(room, 832, stack)
     assert stack - 128 - 64 < address + size <= stack - 128
     assert address % 16 == 0
     state_at = struct.unpack_from("=Q", room, 8 + 40 + 8 * 23)[0]
@@ -219,14 +221,14 @@ def test_the_frame_is_laid_out_as_libc_knows_it(tmp_path):
     offsets = [
         int(line) for line in subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()
     ]
-    room = bytearray(1 << 14)
-    sigframe.build(room, sigframe.STATE_AT + 836, WORDS, 0x7FFF0000, MASK, 0)
+    room = room_with(832)
+    build(room, 832)
     frame = room[8:]
     order = (9, 8, 7, 6, 3, 2, 1, 0, 14, 13, 4, 5, 12, 10, 11, 19, 16, 18)  # struct user_regs_struct's, by FIELDS
     assert [struct.unpack_from("=Q", frame, at)[0] for at in offsets[:18]] == [WORDS[index] for index in order]
     assert struct.unpack_from("=4H", frame, offsets[18]) == (WORDS[17], 0, 0, WORDS[20])
     assert struct.unpack_from("=Q", frame, offsets[19])[0] % 64 == 0
-    assert frame[offsets[20] : offsets[20] + 8] == MASK
+    assert struct.unpack_from("=Q", frame, offsets[20])[0] == MASK
     assert struct.unpack_from("=i", frame, offsets[21])[0] == 0x100
 
 

@@ -29,18 +29,8 @@ from . import targets
 
 #: What the tracker asks of a target, each a moment to die at.
 REQUESTS = (
-    *("seize", "interrupt", "resume", "resume_to_syscall", "detach", "registers", "set_registers"),
-    *(
-        "words",
-        "set_words",
-        "registers_into_room",
-        "signal_mask",
-        "set_signal_mask",
-        "restartable_area",
-        "read",
-        "write_room",
-        "wait",
-    ),
+    *("seize", "interrupt", "resume", "resume_to_syscall", "detach", "wait", "words", "set_words", "read"),
+    *("registers_into_room", "write_room", "signal_mask", "set_signal_mask", "restartable_area"),
 )
 
 

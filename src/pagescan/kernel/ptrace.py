@@ -18,6 +18,7 @@ import gc
 import os
 import signal
 import struct
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ WNOHANG, WSTOPPED, WALL = 1, 2, 0x40000000
 _P_PID = 1
 _SIGINFO_STATUS, _SIGINFO_SIZE = 24, 128  # offset of si_status in the siginfo of SIGCHLD, 64-bit
 _ONCE = WSTOPPED | WNOHANG | WALL
-ALL_SIGNALS = b"\xff" * 8
+ALL_SIGNALS = (1 << 64) - 1
 #: Bytes to have ready for a register set (11 KiB with AMX), a frame, or any other exchange.
 _ROOM = 1 << 14
 
@@ -141,19 +142,19 @@ class Stop:
     is_group_stop: bool
     is_syscall: bool
 
-    @classmethod
-    @functools.cache
-    def of(cls, status: int) -> Stop:
-        """By the status that ``waitid`` tells."""
-        signal_number, event = status & 0xFF, status >> 8
-        interrupt = event == PTRACE_EVENT_STOP
-        return cls(
-            signal_number,
-            event,
-            is_interrupt=interrupt,
-            is_group_stop=interrupt and signal_number != signal.SIGTRAP,
-            is_syscall=event == 0 and signal_number == signal.SIGTRAP | 0x80,
-        )
+
+@functools.cache
+def stop_of(status: int) -> Stop:
+    """The stop of which ``waitid`` tells this status."""
+    signal_number, event = status & 0xFF, status >> 8
+    interrupt = event == PTRACE_EVENT_STOP
+    return Stop(
+        signal_number,
+        event,
+        is_interrupt=interrupt,
+        is_group_stop=interrupt and signal_number != signal.SIGTRAP,
+        is_syscall=event == 0 and signal_number == signal.SIGTRAP | 0x80,
+    )
 
 
 class StopTimeout(KernelCannot):
@@ -173,51 +174,51 @@ class Tracee:
     """
 
     __slots__ = (
-        "_address", "_buffer", "_iovec", "_iovecs", "_ours", "_ours_at", "_siginfo", "_siginfo_at", "_status",
-        "_theirs", "_theirs_at", "gives_way", "room", "tid",
+        "_address", "_buffer", "_iovec", "_iovecs", "_ours", "_ours_at", "_ptrace", "_room_at", "_siginfo",
+        "_siginfo_at", "_status", "_theirs", "_theirs_at", "_waitid", "_word", "_word_at", "gives_way", "room", "tid",
     )  # fmt: skip
 
     def __init__(self, tid: int):
         self.tid = tid
         self.gives_way = False
+        self._ptrace: Callable[[int, int, int, int], int] = _ptrace
+        self._waitid: Callable[[int, int, int, int], int] = _waitid
         self.room: Room = ctypes.create_string_buffer(_ROOM)
-        self._buffer = ctypes.create_string_buffer(_ROOM)
+        self._room_at = ctypes.addressof(self.room)
+        self._buffer: Any = ctypes.create_string_buffer(_ROOM)  # whose slices are bytes
         self._address = ctypes.addressof(self._buffer)
         self._iovec, self._ours, self._theirs = Iovec(self._address, 0), Iovec(), Iovec()
         self._iovecs, self._ours_at, self._theirs_at = map(ctypes.addressof, (self._iovec, self._ours, self._theirs))
+        self._word = ctypes.c_uint64()
+        self._word_at = ctypes.addressof(self._word)
         self._siginfo = ctypes.create_string_buffer(_SIGINFO_SIZE)
         self._siginfo_at = ctypes.addressof(self._siginfo)
         self._status = ctypes.c_int.from_buffer(self._siginfo, _SIGINFO_STATUS)
 
-    def _put(self, data: bytes) -> int:
-        """Put data into the buffer, and its size into the iovec; returns the buffer's address."""
-        self._iovec.length = _checked(len(data))
-        ctypes.memmove(self._address, data, len(data))
-        return self._address
-
-    def _request(self, request: int, address: int = 0, data: int = 0) -> None:
-        if _ptrace(request, self.tid, address, data) == -1:
-            raise _failure()
-
     def seize(self, options: int = PTRACE_O_TRACESYSGOOD) -> None:
         """Become its tracer without stopping it. EPERM: not allowed, or it has a tracer."""
-        self._request(PTRACE_SEIZE, 0, options)
+        if self._ptrace(PTRACE_SEIZE, self.tid, 0, options) == -1:
+            raise _failure()
 
     def interrupt(self) -> None:
         """Have it stop as soon as it can; a blocking call is interrupted for that."""
-        self._request(PTRACE_INTERRUPT)
+        if self._ptrace(PTRACE_INTERRUPT, self.tid, 0, 0) == -1:
+            raise _failure()
 
     def resume(self, signal_number: int = 0) -> None:
         """Let it run; from a stop that announced a signal, deliver this one (the same: with its own siginfo)."""
-        self._request(PTRACE_CONT, 0, signal_number)
+        if self._ptrace(PTRACE_CONT, self.tid, 0, signal_number) == -1:
+            raise _failure()
 
     def resume_to_syscall(self, signal_number: int = 0) -> None:
         """Let it run to the next entry or exit of a system call."""
-        self._request(PTRACE_SYSCALL, 0, signal_number)
+        if self._ptrace(PTRACE_SYSCALL, self.tid, 0, signal_number) == -1:
+            raise _failure()
 
     def detach(self) -> None:
         """Let go of it; it runs on, or stays stopped if its whole process is."""
-        self._request(PTRACE_DETACH)
+        if self._ptrace(PTRACE_DETACH, self.tid, 0, 0) == -1:
+            raise _failure()
 
     # Waiting ----------------------------------------------------------------------------------------------------------
 
@@ -226,13 +227,12 @@ class Tracee:
 
         It is asked again and again: there is no blocking wait for ptrace stops that ends at a set time.
         """
-        stop = self._poll()
-        if stop is not None:
-            return stop
+        if self._waitid(_P_PID, self.tid, self._siginfo_at, _ONCE) == 0 and (status := self._status.value):
+            return stop_of(status)  # the most frequent case, and the one that has to be quick
         if self.gives_way:
             _libc.sched_yield()
         began = time.monotonic()
-        while (stop := self._poll()) is None:
+        while not (status := self._poll()):
             waited = time.monotonic() - began
             if waited > _SOON:
                 self._check_alive()
@@ -241,15 +241,17 @@ class Tracee:
                 time.sleep(_LONG_SLEEP)
             elif waited > _AT_ONCE:
                 _libc.usleep(_SHORT_SLEEP_US)
-        return stop
+        return stop_of(status)
 
-    def _poll(self) -> Stop | None:
-        """The stop it is in, once. It is not asked for its end: that is its parent's to hear, who may be we."""
-        if _waitid(_P_PID, self.tid, self._siginfo_at, _ONCE) == -1:
+    def _poll(self) -> int:
+        """The status of the stop it is in, told once, or 0.
+
+        It is not asked for its end: that is its parent's to hear, who may be we.
+        """
+        if self._waitid(_P_PID, self.tid, self._siginfo_at, _ONCE) == -1:
             error = _failure()
             raise self._gone() if error.errno == errno.ECHILD else error
-        status = self._status.value
-        return Stop.of(status) if status else None
+        return self._status.value
 
     def _check_alive(self) -> None:
         if procfs.read_stat(self.tid).state in "ZX":
@@ -274,59 +276,57 @@ class Tracee:
 
     # State ------------------------------------------------------------------------------------------------------------
 
-    def registers(self, kind: int = NT_PRSTATUS) -> bytes:
-        """A register set, of whatever size it has."""
-        self._iovec.length = _ROOM
-        self._request(PTRACE_GETREGSET, kind, self._iovecs)
-        return ctypes.string_at(self._address, self._iovec.length)
-
-    def set_registers(self, data: bytes, kind: int = NT_PRSTATUS) -> None:
-        self._put(data)
-        self._request(PTRACE_SETREGSET, kind, self._iovecs)
-
     def words(self, form: struct.Struct) -> tuple[int, ...] | None:
         """The general registers, each a word of ``form``; None if the set has another size."""
-        self._iovec.length = _ROOM
-        self._request(PTRACE_GETREGSET, NT_PRSTATUS, self._iovecs)
-        return form.unpack_from(self._buffer) if self._iovec.length == form.size else None
+        iovec = self._iovec
+        iovec.length = _ROOM
+        if self._ptrace(PTRACE_GETREGSET, self.tid, NT_PRSTATUS, self._iovecs) == -1:
+            raise _failure()
+        return form.unpack_from(self._buffer) if iovec.length == form.size else None
 
-    def set_words(self, form: struct.Struct, words: tuple[int, ...]) -> None:
+    def set_words(self, form: struct.Struct, words: tuple[int, ...], kind: int = NT_PRSTATUS) -> None:
+        """Set the general registers, or another set."""
         form.pack_into(self._buffer, 0, *words)
         self._iovec.length = form.size
-        self._request(PTRACE_SETREGSET, NT_PRSTATUS, self._iovecs)
+        if self._ptrace(PTRACE_SETREGSET, self.tid, kind, self._iovecs) == -1:
+            raise _failure()
 
     def registers_into_room(self, offset: int, kind: int) -> int:
         """Put a register set into the room, from ``offset`` on; returns its size, cut off at the end of the room."""
         ours = self._ours
-        ours.base, ours.length = ctypes.addressof(self.room) + offset, _ROOM - offset
-        self._request(PTRACE_GETREGSET, kind, self._ours_at)
+        ours.base, ours.length = self._room_at + offset, _ROOM - offset
+        if self._ptrace(PTRACE_GETREGSET, self.tid, kind, self._ours_at) == -1:
+            raise _failure()
         size: int = ours.length
         return size
 
-    def signal_mask(self) -> bytes:
-        """The signals it blocks, 8 bytes; inside sigsuspend(2) or ppoll(2) those it will block afterwards."""
-        self._request(PTRACE_GETSIGMASK, 8, self._address)
-        return ctypes.string_at(self._address, 8)
+    def signal_mask(self) -> int:
+        """The signals it blocks, bit 0 for signal 1; inside sigsuspend(2) or ppoll(2) those it blocks afterwards."""
+        if self._ptrace(PTRACE_GETSIGMASK, self.tid, 8, self._word_at) == -1:
+            raise _failure()
+        return self._word.value
 
-    def set_signal_mask(self, mask: bytes) -> None:
+    def set_signal_mask(self, mask: int) -> None:
         """SIGKILL and SIGSTOP cannot be blocked, whatever the mask says."""
-        self._request(PTRACE_SETSIGMASK, 8, self._put(mask))
+        self._word.value = mask
+        if self._ptrace(PTRACE_SETSIGMASK, self.tid, 8, self._word_at) == -1:
+            raise _failure()
 
     def restartable_area(self) -> int:
         """The address of its ``struct rseq``, 0 if it has registered none or the kernel does not tell."""
-        try:
-            self._request(PTRACE_GET_RSEQ_CONFIGURATION, 24, self._address)
-        except OSError as error:
+        if self._ptrace(PTRACE_GET_RSEQ_CONFIGURATION, self.tid, 24, self._address) == -1:
+            error = _failure()
             if error.errno in (errno.EIO, errno.EINVAL):
                 return 0
-            raise
-        return ctypes.c_uint64.from_address(self._address).value
+            raise error
+        return int.from_bytes(self._buffer[:8], sys.byteorder)
 
     def read(self, places: Places) -> bytes:
         """Bytes of its memory as it is now (also after an exec), one place after another. EFAULT: not readable."""
         self._iovec.length = size = places.size
         self._transfer(_readv, self._iovecs, places.packed, places.number, size)
-        return ctypes.string_at(self._address, size)
+        data: bytes = self._buffer[:size]
+        return data
 
     def write_room(self, address: int, size: int) -> None:
         """Write the first bytes of the room to its memory, where it could do so itself.
@@ -334,7 +334,7 @@ class Tracee:
         EFAULT: not writable, possibly after a part.
         """
         ours, theirs = self._ours, self._theirs
-        ours.base, theirs.base = ctypes.addressof(self.room), address
+        ours.base, theirs.base = self._room_at, address
         ours.length = theirs.length = size
         self._transfer(_writev, self._ours_at, self._theirs_at, 1, size)
 

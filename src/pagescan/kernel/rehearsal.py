@@ -17,10 +17,11 @@ from .ptrace import (
     PTRACE_EVENT_STOP,
     PTRACE_GET_RSEQ_CONFIGURATION,
     PTRACE_GETREGSET,
+    PTRACE_INTERRUPT,
     PTRACE_SYSCALL,
     Iovec,
-    Stop,
     Tracee,
+    _ptrace,
 )
 from .registers import ERESTARTSYS, NO_CALL
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 
 #: Bytes of an extended state with AVX-512; which one does not matter.
 _XSTATE = bytes(2696)
-_INTERRUPTED = Stop.of(PTRACE_EVENT_STOP << 8 | signal.SIGTRAP)
-_IN_CALL = Stop.of(signal.SIGTRAP | 0x80)
+_INTERRUPTED = PTRACE_EVENT_STOP << 8 | signal.SIGTRAP
+_IN_CALL = signal.SIGTRAP | 0x80
 
 
 class Nobody(Tracee):
@@ -46,22 +47,27 @@ class Nobody(Tracee):
         words = known.layout.calling((0,) * (known.layout.form.size // 8), 0, -ERESTARTSYS, (), stack)
         words = tuple(0 if word == NO_CALL and in_call else word for word in words)
         self._registers = known.layout.form.pack(*words)
-        self._stop: Stop | None = _INTERRUPTED
+        self._ptrace, self._waitid = self._obey, self._stopped
+        self._stop = _INTERRUPTED
 
-    def _request(self, request: int, address: int = 0, data: int = 0) -> None:
+    def _obey(self, request: int, tid: int, address: int, data: int) -> int:
+        _ptrace(request, 0, address, data)  # of no thread at all: that fails, but has then been made
         if request == PTRACE_GETREGSET:
             answer = self._registers if address == NT_PRSTATUS else _XSTATE
             iovec = Iovec.from_address(data)
             iovec.length = len(answer)
             ctypes.memmove(iovec.base, answer, len(answer))
         elif request == PTRACE_GET_RSEQ_CONFIGURATION:
-            ctypes.memset(self._address, 0, address)
-        elif request in (PTRACE_CONT, PTRACE_SYSCALL):
+            ctypes.memset(data, 0, address)
+        elif request in (PTRACE_CONT, PTRACE_SYSCALL, PTRACE_INTERRUPT):
             self._stop = _IN_CALL if request == PTRACE_SYSCALL else _INTERRUPTED
+        return 0
+
+    def _stopped(self, *_: int) -> int:
+        self._status.value = self._stop
+        return 0
 
     def _transfer(self, call: Any, ours: int, theirs: bytes | int, number: int, size: int) -> None:
+        call(0, ours, 1, theirs, number, 0)
         if theirs is self._known.places.packed:
-            self._put(self._known.expected)
-
-    def _poll(self) -> Stop | None:
-        return self._stop
+            ctypes.memmove(self._address, self._known.expected, size)

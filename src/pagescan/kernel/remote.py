@@ -63,8 +63,9 @@ T = TypeVar("T")
 
 #: Seconds in which a thread that runs our call must come back; it does in microseconds unless it is frozen.
 _CALL_TIMEOUT = 10.0
+_CALL_NUMBER = struct.Struct("=i")
 #: How often to go through each of the two ways with nobody before: after that it gets no faster.
-_REHEARSALS = 3
+_REHEARSALS = 6
 #: Signals whose default action is to be ignored; a traced thread gets them queued and interrupts calls for them.
 _IGNORED_BY_DEFAULT = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27  # SIGCHLD, SIGCONT, SIGURG, SIGWINCH (bit: number - 1)
 
@@ -173,17 +174,15 @@ class RemoteCalls:
 
     def _write_frame(self) -> str:
         """Write the frame; returns why it could not be, or ""."""
-        gadgets, stack = self._known.gadgets, self.layout.stack_pointer(self._words)
+        tracee, gadgets, stack = self._tracee, self._known.gadgets, self.layout.stack_pointer(self._words)
         why = no_frame(self._known, self._words)
         if why or gadgets.restorer is None:
             return why
         try:
-            state = self._tracee.registers_into_room(sigframe.STATE_AT, NT_X86_XSTATE)
-            size = sigframe.mark_state(self._tracee.room, state)
-            frame = sigframe.build(
-                self._tracee.room, size, self._ways.by_sigreturn, stack, self._mask, gadgets.restorer
-            )
-            self._tracee.write_room(frame, size)
+            state = tracee.registers_into_room(sigframe.STATE_AT, NT_X86_XSTATE)
+            back = self._ways.by_sigreturn
+            frame, size = sigframe.build(tracee.room, state, back, stack, self._mask, gadgets.restorer)
+            tracee.write_room(frame, size)
         except (OSError, ValueError) as error:
             return f"the memory below its stack cannot hold a frame ({error})"
         self._frame = frame
@@ -213,7 +212,7 @@ class RemoteCalls:
     def _set(self, words: Words) -> None:
         self._tracee.set_words(self.layout.form, words)
         if self.layout.call_number_set is not None:
-            self._tracee.set_registers(struct.pack("=i", -1), self.layout.call_number_set)
+            self._tracee.set_words(_CALL_NUMBER, (-1,), self.layout.call_number_set)
 
     def _run_to_syscall(self) -> None:
         """Run to the next stop at a system call. Only SIGSTOP can come in between; it is passed on."""
@@ -361,8 +360,8 @@ def with_stopped_thread(
     attended = bool(options & PTRACE_O_SUSPEND_SECCOMP)
     tracee = Tracee(tid)
     with no_collection(), prompt_processors():
-        for round in range(2 * _REHEARSALS):
-            _stop_once(Nobody(known, in_call=bool(round % 2)), known, _rehearsed, 0, frame, attended, timeout)
+        for nobody in (Nobody(known, in_call=False), Nobody(known, in_call=True)) * _REHEARSALS:
+            _stop_once(nobody, known, _rehearsed, 0, frame, attended, timeout)
         tracee.gives_way = count_runnable() <= (os.cpu_count() or 1)
         return _stop_once(tracee, known, plan, PTRACE_O_TRACESYSGOOD | options, frame, attended, timeout)
 

@@ -57,7 +57,8 @@ _GENERAL = operator.itemgetter(
 )  # fmt: skip
 # pretcode; struct ucontext: uc_flags, uc_link; uc_stack: ss_sp, ss_flags, padding, ss_size; struct sigcontext_64:
 # general registers; cs gs fs ss; err, trapno, oldmask, cr2, fpstate, 8 reserved; then the signal mask of 8 bytes.
-_HEAD = struct.Struct("=Q QQ QiIQ 18Q 4H 5Q 64x 8s")
+_HEAD = struct.Struct("=Q QQ QiIQ 18Q 4H 5Q 64x Q")
+_CONTEXT = (_UC_FLAGS, 0, 0, _INVALID_STACK_FLAGS, 0, 0)
 _SIGINFO_SIZE = 128
 FRAME_SIZE = _HEAD.size + _SIGINFO_SIZE
 assert FRAME_SIZE == 440
@@ -75,45 +76,35 @@ _FEATURES = struct.Struct("=Q 40x Q")  # xfeatures as ptrace leaves it there, an
 _TILE_DATA, _TILE_DATA_SIZE = 18, 8192
 
 
-def mark_state(room: bytearray | Room, size: int) -> int:
-    """Give an extended state the form that signal frames have.
+def build(room: bytearray | Room, size: int, words: Words, stack: int, mask: int, restorer: int) -> tuple[int, int]:
+    """Make the frame that brings a thread back to these registers.
 
     ptrace gives the size of everything this processor could save, a signal frame must not be larger than what this
     thread may use: the 8 KiB of AMX tiles, always the last component, are left out of threads that hold none.
 
     Args:
-        room: the state as ptrace gives it (``NT_X86_XSTATE``) stands there from STATE_AT on.
-        size: its bytes.
+        room: where to make it: zeros, and from STATE_AT on the extended state as ptrace gives it (``NT_X86_XSTATE``).
+        size: bytes of that state.
+        words: the registers to come back to.
+        stack: the stack pointer below whose red zone the frame goes.
+        mask: the blocked signals.
+        restorer: the address of the instructions that call ``rt_sigreturn``.
 
-    Returns the size of the whole frame. Raises ValueError for a state without the XSAVE header.
+    Returns the address where its first byte belongs, which is the stack pointer with which the thread makes its call;
+    and its size. Raises ValueError for a state without the XSAVE header, or one too large.
     """
     if size <= _HEADER_END:
         raise ValueError("no extended state: the processor has no XSAVE")
-    if STATE_AT + size + _MAGIC2.size > len(room):
-        raise ValueError("the processor has more extended state than there is room for")
     features, in_use = _FEATURES.unpack_from(room, STATE_AT + _SW_OFFSET)
     if size > _HEADER_END + _TILE_DATA_SIZE and not in_use >> _TILE_DATA & 1:
         size -= _TILE_DATA_SIZE
         features &= ~(1 << _TILE_DATA)
+    whole = STATE_AT + size + _MAGIC2.size
+    if whole > len(room):
+        raise ValueError("the processor has more extended state than there is room for")
     _SW_BYTES.pack_into(room, STATE_AT + _SW_OFFSET, FP_XSTATE_MAGIC1, size + _MAGIC2.size, features, size)
     _MAGIC2.pack_into(room, STATE_AT + size, FP_XSTATE_MAGIC2)
-    return STATE_AT + size + _MAGIC2.size
-
-
-def build(room: bytearray | Room, size: int, words: Words, stack: int, mask: bytes, restorer: int) -> int:
-    """Make the frame that brings a thread back to these registers; returns the address where its first byte belongs,
-    the stack pointer with which the thread makes its call.
-
-    Args:
-        room: where to make it: zeros, and the state from STATE_AT on.
-        size: of the whole frame, as :func:`mark_state` said.
-        words: the registers to come back to.
-        stack: the stack pointer below whose red zone the frame goes.
-        mask: the blocked signals, 8 bytes.
-        restorer: the address of the instructions that call ``rt_sigreturn``.
-    """
-    address = ((stack - RED_ZONE - (size - STATE_AT)) & ~63) - STATE_AT
-    head = (restorer, _UC_FLAGS, 0, 0, _INVALID_STACK_FLAGS, 0, 0, *_GENERAL(words))
+    state_at = stack - RED_ZONE - size - _MAGIC2.size & ~63
     segments = (words[CS] & 0xFFFF, 0, 0, words[SS] & 0xFFFF)
-    _HEAD.pack_into(room, 0, *head, *segments, 0, 0, 0, 0, address + STATE_AT, mask)
-    return address
+    _HEAD.pack_into(room, 0, restorer, *_CONTEXT, *_GENERAL(words), *segments, 0, 0, 0, 0, state_at, mask)
+    return state_at - STATE_AT, whole
