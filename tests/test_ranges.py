@@ -377,8 +377,10 @@ def test_a_deferred_value_is_worked_out_when_somebody_looks() -> None:
     value = deferred((0, 4096, 1), (4096, 8192, 1), (8192, 12288, 2))
     assert value
     assert value.__length_hint__() == 3
+    assert value.byte_count == 12288
     assert list(value) == [(0, 8192, 1), (8192, 12288, 2)]
     assert value.__length_hint__() == 3
+    assert value.byte_count == 12288
     assert value.unknown == Category.GUARD
     assert not value.to_records().flags.writeable
 

@@ -53,7 +53,7 @@ class Counters:
         look_ns: nanoseconds spent in these.
     """
 
-    def __init__(self, faults: Callable[[Regions], float]):
+    def __init__(self, faults: Callable[[Regions, int], float]):
         self.takes = self.looks = self.look_ns = 0
         self._faults = faults
         self._written = self._unsure = 0
@@ -78,8 +78,9 @@ class Counters:
             if findings.unsure:
                 self._unsure += (written & findings.unsure).page_count
                 written = written - findings.unsure
-            self._written += written.page_count
-            self._fault_count += self._faults(written)
+            size = written.byte_count
+            self._written += size // written.page_size
+            self._fault_count += self._faults(written, size)
         self._uncounted.clear()
         self._size = 0
 
@@ -89,12 +90,15 @@ class Counters:
         return self._written, self._unsure, round(self._fault_count)
 
 
-def count_faults(huge: Regions, huge_size: int) -> Callable[[Regions], float]:
-    """How many faults found pages stand for: one each, but for hugetlb memory, where it is one for each huge page."""
+def count_faults(huge: Regions, huge_size: int) -> Callable[[Regions, int], float]:
+    """How many faults found pages stand for: one each, but for hugetlb memory, where it is one for each huge page.
 
-    def faults(written: Regions) -> float:
+    The function takes the pages, and their bytes.
+    """
+
+    def faults(written: Regions, size: int) -> float:
         inside = (written & huge).byte_count if huge else 0
-        return (written.byte_count - inside) / written.page_size + inside / huge_size
+        return (size - inside) / written.page_size + inside / huge_size
 
     return faults
 
