@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import KernelCannot, NoSuchProcess
 from . import procfs
-from .ioctl import syscall_number
+from .ioctl import HasFileno, syscall_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +55,7 @@ _ONCE = WSTOPPED | WNOHANG | WALL
 ALL_SIGNALS = (1 << 64) - 1
 #: Bytes to have ready for a register set (11 KiB with AMX), a frame, or any other exchange.
 _ROOM = 1 << 14
+_PIECE = 1 << 12  # bytes of a file at once
 
 # Seconds: how long to ask again at once; then after short sleeps that keep the interpreter lock; then after long ones.
 # A thread on another processor answers within the first; one that is to run on ours can only once we sleep, and for
@@ -73,6 +74,8 @@ _waitid = _libc.waitid
 _waitid.restype, _waitid.argtypes = ctypes.c_int, (ctypes.c_int, ctypes.c_uint, _P, ctypes.c_int)
 _syscall = _libc.syscall
 _syscall.restype, _syscall.argtypes = _L, (_L, _L, _L, _L)
+_pread = _libc.pread
+_pread.restype, _pread.argtypes = ctypes.c_ssize_t, (ctypes.c_int, _P, ctypes.c_size_t, ctypes.c_int64)
 _readv, _writev = _libc.process_vm_readv, _libc.process_vm_writev
 for _function in (_readv, _writev):
     _function.restype, _function.argtypes = ctypes.c_ssize_t, (ctypes.c_int, _P, _L, _P, _L, ctypes.c_ulong)
@@ -350,6 +353,18 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
     if result == -1:
         raise _failure()
     return result
+
+
+def read_file(file: HasFileno) -> bytes:
+    """The whole of a small file, keeping the interpreter lock. Raises OSError."""
+    buffer, data = ctypes.create_string_buffer(_PIECE), b""
+    while True:
+        size = int(_pread(file.fileno(), buffer, _PIECE, len(data)))
+        if size == -1:
+            raise _failure()
+        data += buffer.raw[:size]
+        if size < _PIECE:
+            return data
 
 
 # --- the thread that traces ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ does not exist, with answers as the kernel gives them, right before it is needed
 from __future__ import annotations
 
 import ctypes
+import errno
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -39,13 +40,14 @@ class Nobody(Tracee):
 
     __slots__ = ("_known", "_registers", "_stop")
 
-    def __init__(self, known: Known, *, in_call: bool):
-        """``in_call``: the stop took it out of a call."""
+    def __init__(self, known: Known, result: int | None):
+        """``result``: of the call that the stop took it out of; None: it was in none."""
         super().__init__(0)
         self._known = known
         stack = next((mapping.end for mapping in known.mappings if mapping.name == "[stack]"), 1 << 16) - (1 << 12)
-        words = known.layout.calling((0,) * (known.layout.form.size // 8), 0, -ERESTARTSYS, (), stack)
-        words = tuple(0 if word == NO_CALL and in_call else word for word in words)
+        blank = (0,) * (known.layout.form.size // 8)
+        words = known.layout.calling(blank, 0, 0 if result is None else result, (), stack)
+        words = tuple(0 if word == NO_CALL and result is not None else word for word in words)
         self._registers = known.layout.form.pack(*words)
         self._ptrace, self._waitid = self._obey, self._stopped
         self._stop = _INTERRUPTED
@@ -71,3 +73,8 @@ class Nobody(Tracee):
         call(0, ours, 1, theirs, number, 0)
         if theirs is self._known.places.packed:
             ctypes.memmove(self._address, self._known.expected, size)
+
+
+def everybody(known: Known) -> tuple[Nobody, ...]:
+    """Threads in a process of which this is known: in user mode, and out of calls that each take another way on."""
+    return Nobody(known, None), Nobody(known, -ERESTARTSYS), Nobody(known, -errno.EINTR)

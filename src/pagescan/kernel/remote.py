@@ -32,13 +32,14 @@ from __future__ import annotations
 import bisect
 import contextlib
 import os
+import re
 import struct
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from . import registers, sigframe
-from .procfs import count_runnable, read_status
+from .procfs import count_runnable, open_process_file
 from .ptrace import (
     ALL_SIGNALS,
     NT_X86_XSTATE,
@@ -48,10 +49,12 @@ from .ptrace import (
     Tracee,
     no_collection,
     prompt_processors,
+    read_file,
 )
-from .rehearsal import Nobody
+from .rehearsal import everybody
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Callable, Sequence
 
     from ..abi import Mapping
@@ -64,9 +67,10 @@ T = TypeVar("T")
 #: Seconds in which a thread that runs our call must come back; it does in microseconds unless it is frozen.
 _CALL_TIMEOUT = 10.0
 _CALL_NUMBER = struct.Struct("=i")
-#: How often to go through each of the two ways with nobody before: after that it gets no faster.
-_REHEARSALS = 6
+#: How often to go through each of the ways with nobody before: after that it gets no faster.
+_REHEARSALS = 4
 #: Signals whose default action is to be ignored; a traced thread gets them queued and interrupts calls for them.
+_SIGNALS = re.compile(rb"^(\w{6}):\t([0-9a-f]{16})$", re.MULTILINE)
 _IGNORED_BY_DEFAULT = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27  # SIGCHLD, SIGCONT, SIGURG, SIGWINCH (bit: number - 1)
 
 
@@ -124,10 +128,12 @@ class RemoteCalls:
         "lacks", "layout", "survives",
     )  # fmt: skip
 
-    def __init__(self, tracee: Tracee, known: Known, *, frame: bool = True, attended: bool = False):
+    def __init__(self, tracee: Tracee, known: Known, status: io.FileIO, *, frame: bool = True, attended: bool = False):
         """Takes over a thread in an interrupt stop.
 
-        ``attended``: the last call, too, must be made before the thread is let go.
+        Args:
+            status: its ``/proc/TID/status``, opened before it was stopped.
+            attended: the last call, too, must be made before the thread is let go.
 
         Raises SignalDue, TextChanged, ForeignThread: nothing was changed.
         """
@@ -136,7 +142,7 @@ class RemoteCalls:
         if words is None:
             raise ForeignThread
         self._words = words
-        if self.layout.undue_eintr(words) and _signal_due(tracee.tid):
+        if self.layout.undue_eintr(words) and _signal_due(status):
             raise SignalDue
         sequence = self._check_text()
         if sequence:
@@ -248,16 +254,15 @@ def run_to_interrupt(tracee: Tracee, timeout: float) -> Stop:
     return stop
 
 
-def _signal_due(tid: int) -> bool:
-    """Whether a signal waits that the thread will handle as soon as it runs.
+def _signal_due(status: io.FileIO) -> bool:
+    """Whether a signal waits that the thread will handle as soon as it runs, by its ``/proc/TID/status``.
 
     Some signals are ignored by default, and would never have ended the call had it not been traced (``sig_ignored()``
     in ``kernel/signal.c``): they are due only if the program handles them.
     """
-    fields = read_status(tid)
-    pending = int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
-    ignored = int(fields["SigIgn"], 16) | _IGNORED_BY_DEFAULT & ~int(fields["SigCgt"], 16)
-    return bool(pending & ~int(fields["SigBlk"], 16) & ~ignored)
+    masks = {name: int(value, 16) for name, value in _SIGNALS.findall(read_file(status))}
+    ignored = masks[b"SigIgn"] | _IGNORED_BY_DEFAULT & ~masks[b"SigCgt"]
+    return bool((masks[b"SigPnd"] | masks[b"ShdPnd"]) & ~masks[b"SigBlk"] & ~ignored)
 
 
 # --- what must be so for a frame -------------------------------------------------------------------------------------
@@ -357,13 +362,13 @@ def with_stopped_thread(
 
     Raises StopTimeout, NoSuchProcess, SignalDue, TextChanged, ForeignThread: the thread goes on as it was; OSError.
     """
-    attended = bool(options & PTRACE_O_SUSPEND_SECCOMP)
-    tracee = Tracee(tid)
-    with no_collection(), prompt_processors():
-        for nobody in (Nobody(known, in_call=False), Nobody(known, in_call=True)) * _REHEARSALS:
-            _stop_once(nobody, known, _rehearsed, 0, frame, attended, timeout)
+    tracee, form = Tracee(tid), Form(frame, bool(options & PTRACE_O_SUSPEND_SECCOMP), timeout)
+    with no_collection(), prompt_processors(), open_process_file(tid, "status") as status:
+        with open("/proc/thread-self/status", "rb", buffering=0) as own:  # all its signals are blocked, so none is due
+            for nobody in everybody(known) * _REHEARSALS:
+                _stop_once(nobody, known, own, _rehearsed, 0, form)
         tracee.gives_way = count_runnable() <= (os.cpu_count() or 1)
-        return _stop_once(tracee, known, plan, PTRACE_O_TRACESYSGOOD | options, frame, attended, timeout)
+        return _stop_once(tracee, known, status, plan, PTRACE_O_TRACESYSGOOD | options, form)
 
 
 def _rehearsed(calls: RemoteCalls) -> None:
@@ -371,24 +376,31 @@ def _rehearsed(calls: RemoteCalls) -> None:
     calls.call_last(calls.call(0), 0)
 
 
+class Form(NamedTuple):
+    """How a thread is to be stopped."""
+
+    frame: bool
+    attended: bool
+    timeout: float
+
+
 def _stop_once(
     tracee: Tracee,
     known: Known,
+    status: io.FileIO,
     plan: Callable[[RemoteCalls], T],
     options: int,
-    frame: bool,
-    attended: bool,
-    timeout: float,
+    form: Form,
 ) -> tuple[T, Pause]:
     tracee.seize(options)
     asked = time.perf_counter_ns()
     tracee.interrupt()
-    stop = run_to_interrupt(tracee, timeout)  # on a timeout the end of the thread detaches
+    stop = run_to_interrupt(tracee, form.timeout)  # on a timeout the end of the thread detaches
     stopped = time.perf_counter_ns()
     try:
         # One whose whole process is stopped would not run on, and not make the last call.
-        attended = attended or stop.is_group_stop
-        calls = RemoteCalls(tracee, known, frame=frame, attended=attended)
+        attended = form.attended or stop.is_group_stop
+        calls = RemoteCalls(tracee, known, status, frame=form.frame, attended=attended)
         try:
             result = plan(calls)
         finally:

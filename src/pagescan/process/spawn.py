@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import AccessDenied, Closed, InvalidArgument, KernelCannot, NoSuchProcess, PagescanError
 from ..kernel import memory, ptrace, remote
-from ..kernel.procfs import sudo_command
+from ..kernel.procfs import open_process_file, sudo_command
 from ..kernel.ptrace import Tracee
 from .attach import Adopted, TracedSpace, look, take
 from .permission import Permission, check_attach, elf_class, explain_seize, thirty_two_bit
@@ -285,7 +285,9 @@ class _Launch:
         known = look(pid, self._permission)
         pidfd = memory.pidfd_open(pid)
         try:
-            calls = remote.RemoteCalls(tracee, known, frame=False, attended=True)  # EXITKILL: nothing has to survive
+            with open_process_file(pid, "status") as status:
+                # EXITKILL: nothing has to survive
+                calls = remote.RemoteCalls(tracee, known, status, frame=False, attended=True)
             fd, _ = take(calls, pidfd, pid)
         finally:
             os.close(pidfd)
