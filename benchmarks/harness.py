@@ -59,11 +59,13 @@ class Goal:
         times: ours / theirs at most this.
         more: ours - theirs at most so many nanoseconds.
         faster: theirs / ours at least this.
+        within: ours at most so many nanoseconds, whatever theirs.
     """
 
     times: float | None = None
     more: float | None = None
     faster: float | None = None
+    within: float | None = None
 
     def __str__(self) -> str:
         parts = []
@@ -73,6 +75,8 @@ class Goal:
             parts.append(f"<= +{duration(self.more)}")
         if self.faster is not None:
             parts.append(f">= {self.faster:g}x faster")
+        if self.within is not None:
+            parts.append(f"<= {duration(self.within)}")
         return " or ".join(parts) or "none"
 
     def verdict(self, pairs: Pairs) -> str:
@@ -90,6 +94,11 @@ class Goal:
             if 1 / pairs.ratio >= self.faster:
                 return "meets"
             short.append(f"a factor of {self.faster * pairs.ratio:.2f}")
+        if self.within is not None:
+            median = float(np.median(pairs.ours))
+            if median <= self.within:
+                return "meets"
+            short.append(duration(median - self.within))
         return f"falls short by {' and '.join(short)}" if short else ""
 
 

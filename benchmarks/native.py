@@ -151,15 +151,19 @@ def _checked(result: int) -> int:
 @contextlib.contextmanager
 def compiled() -> Iterator[Native]:
     """The baselines, compiled into a folder that goes away again. Raises Missing without gcc."""
+    with tempfile.TemporaryDirectory(prefix="pagescan-bench-") as folder:
+        library = Path(folder, "baseline.so")
+        version = compile_into(library, "baseline.c", "-shared", "-fPIC")
+        yield Native(ctypes.CDLL(str(library)), version)
+
+
+def compile_into(path: Path, source: str, *options: str) -> str:
+    """Compile a C file of this folder; returns the compiler's version. Raises Missing without gcc."""
     gcc = shutil.which("gcc")
     if gcc is None:
         raise Missing("gcc is not installed (Debian: apt-get install gcc libc6-dev)")
-    with tempfile.TemporaryDirectory(prefix="pagescan-bench-") as folder:
-        library = Path(folder, "baseline.so")
-        source = Path(__file__).with_name("baseline.c")
-        command = [gcc, "-O2", "-Wall", "-Wextra", "-shared", "-fPIC", "-o", str(library), str(source)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise Missing(f"gcc cannot compile benchmarks/baseline.c: {done.stderr.strip()}")
-        version = subprocess.run([gcc, "--version"], capture_output=True, text=True, check=True).stdout
-        yield Native(ctypes.CDLL(str(library)), version.splitlines()[0])
+    command = [gcc, "-O2", "-Wall", "-Wextra", *options, "-o", str(path), str(Path(__file__).with_name(source))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Missing(f"gcc cannot compile benchmarks/{source}: {done.stderr.strip()}")
+    return subprocess.run([gcc, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
