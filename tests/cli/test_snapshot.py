@@ -138,10 +138,10 @@ class TestDamage:
         import sqlite3
 
         with sqlite3.connect(store) as database:
-            rows = database.execute("SELECT id, data FROM part ORDER BY id").fetchall()
-            part, data = next((part, data) for part, data in rows if len(data) > 20 and not data.startswith(b"Pg"))
+            part, data = database.execute("SELECT id, data FROM part ORDER BY id").fetchone()
+            assert data.startswith(b"PgSP")
             broken = bytearray(data)
-            broken[len(broken) // 2] ^= 1
+            broken[16 + 8] ^= 1  # the head of the pack has 16 bytes, then comes its first frame
             database.execute("UPDATE part SET data = ? WHERE id = ?", (bytes(broken), part))
         return store
 
