@@ -34,7 +34,7 @@ class Gadgets:
     """Addresses of instructions in a process.
 
     Attributes:
-        call: an instruction that enters the kernel, or None.
+        call: an instruction that enters the kernel, or None; ``returning``, if there is one.
         returning: one that ``ret`` follows (x86-64), or None.
         restorer: the instructions that call ``rt_sigreturn`` (x86-64), or None.
         texts: the bytes found at each address, by which to tell later that they are still there.
@@ -52,8 +52,10 @@ class Gadgets:
 
     def seen(self, name: str, address: int, text: bytes) -> Gadgets:
         """The same and one more."""
-        found = {"call": self.call, "returning": self.returning, "restorer": self.restorer} | {name: address}
-        return replace(self, **found, texts=(*self.texts, (address, text)))
+        if name == "returning":  # it does what any other does: so there is one place less to look at later
+            texts = tuple(one for one in self.texts if one[0] != self.call)
+            return replace(self, call=address, returning=address, texts=(*texts, (address, text)))
+        return replace(self, **{name: address}, texts=(*self.texts, (address, text)))
 
 
 def find_gadgets(pid: int, layout: Layout) -> Gadgets:

@@ -10,6 +10,7 @@ System call numbers: ``scripts/syscall.tbl`` and ``arch/*/.../syscall*.tbl``, Li
 from __future__ import annotations
 
 import fcntl
+import functools
 import platform
 import struct
 from dataclasses import dataclass
@@ -112,6 +113,7 @@ ABI = abi_name(platform.machine(), 8 * struct.calcsize("P"))
 ENCODING = encoding_for(ABI)
 
 
+@functools.cache
 def syscall_number(name: str, abi: str = ABI) -> int:
     """The number of ``userfaultfd``, ``pidfd_open``, ``pidfd_getfd`` or ``process_madvise``.
 

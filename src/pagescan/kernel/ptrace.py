@@ -68,10 +68,9 @@ _PR_SET_TIMERSLACK = 29  # include/uapi/linux/prctl.h
 
 _P, _L = ctypes.c_void_p, ctypes.c_long
 _libc = ctypes.PyDLL(None, use_errno=True)
-_ptrace = _libc.ptrace
-_ptrace.restype, _ptrace.argtypes = _L, (_L, _L, _P, _P)
-_waitid = _libc.waitid
-_waitid.restype, _waitid.argtypes = ctypes.c_int, (ctypes.c_int, ctypes.c_uint, _P, ctypes.c_int)
+# Without argument types, which take half a microsecond a call: numbers are passed as ints, addresses as c_void_p.
+_ptrace, _waitid = _libc.ptrace, _libc.waitid
+_ptrace.restype = _L
 _syscall = _libc.syscall
 _syscall.restype, _syscall.argtypes = _L, (_L, _L, _L, _L)
 _pread = _libc.pread
@@ -164,6 +163,10 @@ class StopTimeout(KernelCannot):
     """A thread did not stop in time; nothing was changed in it."""
 
 
+def _pointer(to: Any) -> ctypes.c_void_p:
+    return _P(ctypes.addressof(to))
+
+
 class Tracee:
     """One thread of another process. Its methods raise OSError with the kernel's errno (ESRCH: it is gone, or runs).
 
@@ -177,25 +180,25 @@ class Tracee:
     """
 
     __slots__ = (
-        "_address", "_buffer", "_iovec", "_iovecs", "_ours", "_ours_at", "_ptrace", "_room_at", "_siginfo",
+        "_buffer", "_buffer_at", "_iovec", "_iovec_at", "_ours", "_ours_at", "_ptrace", "_room_at", "_siginfo",
         "_siginfo_at", "_status", "_theirs", "_theirs_at", "_waitid", "_word", "_word_at", "gives_way", "room", "tid",
     )  # fmt: skip
 
     def __init__(self, tid: int):
         self.tid = tid
         self.gives_way = False
-        self._ptrace: Callable[[int, int, int, int], int] = _ptrace
-        self._waitid: Callable[[int, int, int, int], int] = _waitid
+        self._ptrace: Callable[[int, int, int, int | ctypes.c_void_p], int] = _ptrace
+        self._waitid: Callable[[int, int, ctypes.c_void_p, int], int] = _waitid
         self.room: Room = ctypes.create_string_buffer(_ROOM)
         self._room_at = ctypes.addressof(self.room)
         self._buffer: Any = ctypes.create_string_buffer(_ROOM)  # whose slices are bytes
-        self._address = ctypes.addressof(self._buffer)
-        self._iovec, self._ours, self._theirs = Iovec(self._address, 0), Iovec(), Iovec()
-        self._iovecs, self._ours_at, self._theirs_at = map(ctypes.addressof, (self._iovec, self._ours, self._theirs))
+        self._buffer_at = _pointer(self._buffer)
+        self._iovec, self._ours, self._theirs = Iovec(self._buffer_at.value, 0), Iovec(), Iovec()
+        self._iovec_at, self._ours_at, self._theirs_at = map(_pointer, (self._iovec, self._ours, self._theirs))
         self._word = ctypes.c_uint64()
-        self._word_at = ctypes.addressof(self._word)
+        self._word_at = _pointer(self._word)
         self._siginfo = ctypes.create_string_buffer(_SIGINFO_SIZE)
-        self._siginfo_at = ctypes.addressof(self._siginfo)
+        self._siginfo_at = _pointer(self._siginfo)
         self._status = ctypes.c_int.from_buffer(self._siginfo, _SIGINFO_STATUS)
 
     def seize(self, options: int = PTRACE_O_TRACESYSGOOD) -> None:
@@ -283,7 +286,7 @@ class Tracee:
         """The general registers, each a word of ``form``; None if the set has another size."""
         iovec = self._iovec
         iovec.length = _ROOM
-        if self._ptrace(PTRACE_GETREGSET, self.tid, NT_PRSTATUS, self._iovecs) == -1:
+        if self._ptrace(PTRACE_GETREGSET, self.tid, NT_PRSTATUS, self._iovec_at) == -1:
             raise _failure()
         return form.unpack_from(self._buffer) if iovec.length == form.size else None
 
@@ -291,7 +294,7 @@ class Tracee:
         """Set the general registers, or another set."""
         form.pack_into(self._buffer, 0, *words)
         self._iovec.length = form.size
-        if self._ptrace(PTRACE_SETREGSET, self.tid, kind, self._iovecs) == -1:
+        if self._ptrace(PTRACE_SETREGSET, self.tid, kind, self._iovec_at) == -1:
             raise _failure()
 
     def registers_into_room(self, offset: int, kind: int) -> int:
@@ -317,7 +320,7 @@ class Tracee:
 
     def restartable_area(self) -> int:
         """The address of its ``struct rseq``, 0 if it has registered none or the kernel does not tell."""
-        if self._ptrace(PTRACE_GET_RSEQ_CONFIGURATION, self.tid, 24, self._address) == -1:
+        if self._ptrace(PTRACE_GET_RSEQ_CONFIGURATION, self.tid, 24, self._buffer_at) == -1:
             error = _failure()
             if error.errno in (errno.EIO, errno.EINVAL):
                 return 0
@@ -327,7 +330,7 @@ class Tracee:
     def read(self, places: Places) -> bytes:
         """Bytes of its memory as it is now (also after an exec), one place after another. EFAULT: not readable."""
         self._iovec.length = size = places.size
-        self._transfer(_readv, self._iovecs, places.packed, places.number, size)
+        self._transfer(_readv, self._iovec_at, places.packed, places.number, size)
         data: bytes = self._buffer[:size]
         return data
 
@@ -341,7 +344,9 @@ class Tracee:
         ours.length = theirs.length = size
         self._transfer(_writev, self._ours_at, self._theirs_at, 1, size)
 
-    def _transfer(self, call: Any, ours: int, theirs: bytes | int, number: int, size: int) -> None:
+    def _transfer(
+        self, call: Any, ours: ctypes.c_void_p, theirs: bytes | ctypes.c_void_p, number: int, size: int
+    ) -> None:
         moved = call(self.tid, ours, 1, theirs, number, 0)
         if moved != size:
             raise _failure() if moved == -1 else OSError(errno.EFAULT, os.strerror(errno.EFAULT))

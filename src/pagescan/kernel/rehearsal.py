@@ -20,7 +20,6 @@ from .ptrace import (
     PTRACE_GETREGSET,
     PTRACE_INTERRUPT,
     PTRACE_SYSCALL,
-    Iovec,
     Tracee,
     _ptrace,
 )
@@ -52,11 +51,11 @@ class Nobody(Tracee):
         self._ptrace, self._waitid = self._obey, self._stopped
         self._stop = _INTERRUPTED
 
-    def _obey(self, request: int, tid: int, address: int, data: int) -> int:
+    def _obey(self, request: int, tid: int, address: int, data: int | ctypes.c_void_p) -> int:
         _ptrace(request, 0, address, data)  # of no thread at all: that fails, but has then been made
         if request == PTRACE_GETREGSET:
             answer = self._registers if address == NT_PRSTATUS else _XSTATE
-            iovec = Iovec.from_address(data)
+            iovec = self._ours if data is self._ours_at else self._iovec
             iovec.length = len(answer)
             ctypes.memmove(iovec.base, answer, len(answer))
         elif request == PTRACE_GET_RSEQ_CONFIGURATION:
@@ -65,14 +64,16 @@ class Nobody(Tracee):
             self._stop = _IN_CALL if request == PTRACE_SYSCALL else _INTERRUPTED
         return 0
 
-    def _stopped(self, *_: int) -> int:
+    def _stopped(self, *_: object) -> int:
         self._status.value = self._stop
         return 0
 
-    def _transfer(self, call: Any, ours: int, theirs: bytes | int, number: int, size: int) -> None:
+    def _transfer(
+        self, call: Any, ours: ctypes.c_void_p, theirs: bytes | ctypes.c_void_p, number: int, size: int
+    ) -> None:
         call(0, ours, 1, theirs, number, 0)
         if theirs is self._known.places.packed:
-            ctypes.memmove(self._address, self._known.expected, size)
+            ctypes.memmove(self._buffer_at, self._known.expected, size)
 
 
 def everybody(known: Known) -> tuple[Nobody, ...]:
