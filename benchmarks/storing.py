@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import shutil
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pagescan
-from harness import Effort, Goal, Report, Row, interleave, size_name, timed
+from harness import Effort, Goal, Report, Row, duration, interleave, size_name, timed
 from native import PAGE
 from workload import random_pages
 
@@ -61,6 +62,7 @@ def commit(report: Report, effort: Effort) -> None:
                 return timed(lambda: sizes.append(series.commit().written_bytes))()
 
             _by_hand(report, effort, work, folder, ours, sizes)
+            report.notes.append(_parts(work, folder))
             for name, goal, save in _savers(folder):
                 few = Effort(effort.seconds, min(effort.least, 3), 5)
                 against = f"{name} of everything"
@@ -94,6 +96,33 @@ def _by_hand(
     slowest = f"mean {pairs.ours.mean() / pairs.theirs.mean():.2f}x with folding the log in"
     note = f"(wrote {share:.3f}x of the pages; {slowest})"
     report.add("store", _what(), "gather + write + one fsync", pairs, Goal(times=1.5), note=note)
+
+
+def _parts(work: Workload, folder: Path) -> str:
+    """What the parts of a commit take, each alone: no commit is faster than the slowest of them."""
+    rows = np.ascontiguousarray(work.pages[work.chosen])
+    pieces = [some.reshape(-1).data for some in np.array_split(rows, len(rows) // 256)]
+    file = os.open(folder / "over", os.O_CREAT | os.O_WRONLY)
+
+    def overwrite() -> None:
+        os.pwrite(file, rows.data, 0)
+        os.fsync(file)
+
+    def put() -> None:
+        with store.backend.batch():
+            store.backend.put_pack(os.urandom(16).hex(), pieces)
+
+    with pagescan.open_store(folder / "parts.pagescan") as store:
+        parts: dict[str, Callable[[], object]] = {
+            "gathering the pages": lambda: work.pages[work.chosen],
+            "BLAKE2b of each": lambda: [hashlib.blake2b(row, digest_size=16).digest() for row in rows],
+            "SQLite, one transaction": put,
+            "a write over old blocks and fsync": overwrite,
+        }
+        # The second round on: in the first the files grow.
+        taken = {name: np.median([timed(part)() for _ in range(16)][8:]) for name, part in parts.items()}
+    os.close(file)
+    return "The parts of a commit, each alone: " + ", ".join(f"{name} {duration(t)}" for name, t in taken.items()) + "."
 
 
 def _savers(folder: Path) -> Iterator[tuple[str, Goal, Callable[[NDArray[np.uint8]], object] | None]]:

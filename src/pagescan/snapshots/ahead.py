@@ -16,8 +16,9 @@ B = TypeVar("B")
 
 
 def threads() -> ThreadPoolExecutor:
-    """Threads for the processors there are; none is started before there is work, and none outlives its block."""
-    return ThreadPoolExecutor(min(4, os.cpu_count() or 1), "pagescan-store")
+    """Threads for the processors that the caller leaves; none is started before there is work, and none outlives its
+    block."""
+    return ThreadPoolExecutor(max(1, min(4, (os.cpu_count() or 1) - 1)), "pagescan-store")
 
 
 def mapped(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from enum import IntEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -31,27 +32,29 @@ LEVEL = 1
 _SAMPLED, _PIECE, _EVERY = 16384, 64, 31
 #: What has to be saved, at least: one byte of so many. Less is not worth what reading it costs.
 _LEAST = 32
+_of_thread = threading.local()
 
 
 def encode(plain: Piece, level: int = LEVEL) -> tuple[Codec, Piece]:
     """Pages as bytes to store, compressed if that is possible here and makes them smaller, judged by a sample."""
     zstd = _zstd()
-    if zstd is not None and (len(plain) <= _SAMPLED or _smaller(zstd, _sample(plain), level)):
-        packed = _smaller(zstd, plain, level)
-        if packed is not None:
+    if zstd is not None and (len(plain) <= _SAMPLED or _promising(zstd, plain, level)):
+        packed: bytes = zstd.compress(plain, level)
+        if _worth_it(packed, plain):
             return Codec.ZSTD, packed
     return Codec.RAW, plain
 
 
-def _sample(plain: Piece) -> bytes:
-    # To try all of what is noise would take ten times as long.
-    return np.frombuffer(plain, np.uint8).reshape(-1, _PIECE)[::_EVERY].tobytes()
+def _promising(zstd: Any, plain: Piece, level: int) -> bool:
+    """Whether a sample is worth compressing. To try all of what is noise would take ten times as long."""
+    sample = np.frombuffer(plain, np.uint8).reshape(-1, _PIECE)[::_EVERY].tobytes()
+    if not hasattr(_of_thread, "compressor"):  # to make one takes longer than the sample
+        _of_thread.compressor = zstd.ZstdCompressor(level)
+    return _worth_it(_of_thread.compressor.compress(sample, zstd.ZstdCompressor.FLUSH_FRAME), sample)
 
 
-def _smaller(zstd: Any, plain: Piece, level: int) -> bytes | None:
-    """Compressed, if that is worth it."""
-    packed: bytes = zstd.compress(plain, level)
-    return packed if len(packed) <= len(plain) - len(plain) // _LEAST else None
+def _worth_it(packed: bytes, plain: Piece) -> bool:
+    return len(packed) <= len(plain) - len(plain) // _LEAST
 
 
 def decode(codec: int, stored: bytes, size: int) -> bytes:

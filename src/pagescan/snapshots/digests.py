@@ -7,8 +7,6 @@ a commit changes of it follows from the pages that changed.
 
 from __future__ import annotations
 
-import os
-import threading
 from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -40,29 +38,16 @@ def digest(*parts: bytes | memoryview) -> bytes:
     return state.digest()
 
 
-#: Held while pages are hashed. Each page is a call that lets go of the interpreter lock and asks for it back: two
-#: threads at it wait for each other more than they hash.
-_hashing = threading.Lock()
 _hashed = partial(blake2b, digest_size=SIZE)
-
-
-def _after_fork_in_child() -> None:
-    global _hashing
-    _hashing = threading.Lock()  # the thread that held it is not here
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def page_digests(rows: Rows) -> Table:
     """The digest of each row (a page); zeros for a page of zeros."""
     table = empty_table(len(rows))
     used = _nonzero(rows)
-    pages = list(rows if used.all() else rows[used])
-    with _hashing:
-        found = b"".join([state.digest() for state in map(_hashed, pages)])
-    table[used] = np.frombuffer(found, DTYPE)
+    # Each page lets go of the interpreter lock and takes it back: the less is done under it, the fewer threads wait.
+    states = map(_hashed, list(rows if used.all() else rows[used]))
+    table[used] = np.frombuffer(b"".join([state.digest() for state in states]), DTYPE)
     return table
 
 
