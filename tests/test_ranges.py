@@ -370,7 +370,9 @@ def test_pickle() -> None:
 
 
 def deferred(*rows: tuple[int, int, int]) -> Regions:
-    return Regions.deferred(KernelAnswer(records(*rows).tobytes(), len(rows)), page_size=4096, unknown=Category.GUARD)
+    return Regions.deferred(
+        KernelAnswer(bytearray(records(*rows).tobytes()), len(rows)), page_size=4096, unknown=Category.GUARD
+    )
 
 
 def test_a_deferred_value_is_worked_out_when_somebody_looks() -> None:

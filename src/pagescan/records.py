@@ -38,31 +38,34 @@ class Answer:
     Args:
         memory: a buffer that begins with them.
         count: how many.
-        handed: where to note the arrays made of them, if the buffer is to be used again when they are gone.
+        handed: where to note the array made of them, if the buffer is to be used again when they are gone.
     """
 
-    __slots__ = ("__weakref__", "_count", "_handed", "_memory")
+    __slots__ = ("__weakref__", "_array", "_count", "_handed", "_memory")
 
-    def __init__(self, memory: bytes | memoryview, count: int, handed: list[weakref.ref[Any]] | None = None):
+    def __init__(self, memory: bytearray | memoryview, count: int, handed: list[weakref.ref[Any]] | None = None):
         self._memory, self._count, self._handed = memory, count, handed
+        self._array: NDArray[np.void] | None = None
 
     @classmethod
     def joined(cls, answers: Sequence[Answer]) -> Answer:
         """One after another, copied."""
-        memory = b"".join(answer._memory[: answer._count * REGION_DTYPE.itemsize] for answer in answers)
+        memory = bytearray().join(answer._memory[: answer._count * REGION_DTYPE.itemsize] for answer in answers)
         return cls(memory, sum(answer._count for answer in answers))
 
     def raw(self) -> NDArray[np.void]:
-        """The regions as an array, read-only and uncopied."""
-        # An array of its own (its base is no array), so that views of it keep it alive, and it alone.
-        made: NDArray[np.void] = np.frombuffer(self._memory, REGION_DTYPE, self._count)
-        if self._handed is not None:
-            self._handed.append(weakref.ref(made))
-        return made
+        """The regions as an array, uncopied."""
+        if self._array is None:
+            # An array of its own (its base is no array), so that views of it keep it alive, and it alone.
+            made: NDArray[np.void] = np.frombuffer(self._memory, REGION_DTYPE, self._count)
+            if self._handed is not None:
+                self._handed.append(weakref.ref(made))
+            self._array = made
+        return self._array
 
     def to_records(self) -> NDArray[np.void]:
         """The regions in canonical form, read-only."""
-        records = join_equal(self.raw())
+        records = join_equal(self.raw()).view()
         records.setflags(write=False)
         return records
 

@@ -14,8 +14,7 @@ What is repaired here, for both machines (facts by release in ``docs/kernel-fact
 from __future__ import annotations
 
 import functools
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,10 +37,9 @@ from ..ranges import Regions
 from ..records import NOTHING, Answer
 from .checks import ADDRESS_LIMIT, batch_regions, check_numbers, known_only, refuse_partial_huge_pages
 from .explain import explain
+from .result_buffers import ResultBuffer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 _WRITTEN = int(Category.WRITTEN)
@@ -50,7 +48,6 @@ _WPALLOWED = int(Category.WPALLOWED)
 #: buffer is copied, so that keeping it does not keep the whole buffer.
 _COPIED = 512
 _HAND_OUT_SHARE = 16
-_ALIGNMENT = 4096
 
 _MASK, _ANYOF, _RETURN = (SCAN_FIELDS.index(field) for field in ("category_mask", "category_anyof_mask", "return_mask"))
 
@@ -61,56 +58,6 @@ def _reported(masks: Masks, returned: int, nothing: bool) -> int:
     if not nothing:
         return returned
     return _WRITTEN if (masks.inverted, masks.mask, masks.anyof) == (0, _WRITTEN, 0) else 0
-
-
-def _on_a_page(size: int) -> memoryview:
-    """So many bytes of zeros that begin where a page does.
-
-    The kernel copies regions from a buffer of its own that begins on a page. Where ours begins 8 to 24 bytes into one
-    (16, as malloc has it), the processor takes each load for one that depends on the store before it (their addresses
-    are alike in the lowest 12 bits), and a scan with 1,500 regions took a quarter longer (x86-64, Linux 6.18).
-    """
-    memory = bytearray(size + _ALIGNMENT)
-    skip = -np.frombuffer(memory, np.uint8).ctypes.data % _ALIGNMENT
-    return memoryview(memory)[skip : skip + size]
-
-
-class _Buffer:
-    """A result buffer, and who still reads what the kernel wrote to it.
-
-    Attributes:
-        memory: its bytes.
-        vec: the same as regions.
-        address: where it lies.
-        call: has the kernel write to it.
-    """
-
-    __slots__ = ("_answer", "_arrays", "address", "call", "memory", "readable", "vec")
-
-    def __init__(self, memory: memoryview, bind: Callable[[NDArray[np.void]], Callable[[], int]]):
-        self.memory, self.readable = memory, memory.toreadonly()
-        self.vec: NDArray[np.void] = np.frombuffer(memory, REGION_DTYPE)
-        self.address = self.vec.ctypes.data
-        self.call = bind(self.vec)
-        self._answer: weakref.ref[Answer] | None = None
-        self._arrays: list[weakref.ref[Any]] = []
-
-    def lend(self, count: int) -> Answer:
-        """Its first regions, for as long as somebody holds the answer or an array of it."""
-        answer = Answer(self.readable, count, self._arrays)
-        self._answer = weakref.ref(answer)
-        return answer
-
-    def is_free(self) -> bool:
-        """Whether nobody reads it any more."""
-        # The answer first: while it is there, more arrays can be made of it.
-        if self._answer is not None and self._answer() is not None:
-            return False
-        if self._arrays:
-            if any(array() is not None for array in self._arrays):
-                return False
-            self._arrays.clear()
-        return True
 
 
 class Scan:
@@ -242,7 +189,7 @@ class PreparedScan:
         self._finished: Scan | None = None
         #: What :meth:`walk` answers when it finds nothing.
         self._nothing = Regions.empty(page_size=page_size, unknown=self.unknown)
-        self._buffers: list[_Buffer] = []
+        self._buffers: list[ResultBuffer] = []
         self._use_free_buffer()
 
     def _use_free_buffer(self) -> None:
@@ -251,8 +198,7 @@ class PreparedScan:
             if buffer.is_free():
                 break
         else:
-            memory = _on_a_page(self._vec_len * REGION_DTYPE.itemsize)
-            buffer = _Buffer(memory, functools.partial(self._pagemap.bind, self._argument))
+            buffer = ResultBuffer(self._vec_len, functools.partial(self._pagemap.bind, self._argument))
             self._buffers.append(buffer)
         self._buffer, self._memory, self._vec, self._call = buffer, buffer.memory, buffer.vec, buffer.call
         self._words[VEC] = buffer.address
@@ -267,9 +213,9 @@ class PreparedScan:
         count = self._count
         if self._mark_untracked:
             found = self.regions
-            return Answer(found.tobytes(), len(found))
+            return Answer(bytearray(found.tobytes()), len(found))
         if count <= _COPIED or count * _HAND_OUT_SHARE < self._vec_len:
-            return Answer(bytes(self._memory[: count * REGION_DTYPE.itemsize]), count)
+            return Answer(bytearray(self._memory[: count * REGION_DTYPE.itemsize]), count)
         answer = self._buffer.lend(count)
         self._use_free_buffer()
         return answer
