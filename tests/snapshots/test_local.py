@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
@@ -148,6 +149,16 @@ class TestRefused:
         with pytest.raises(InvalidArgument, match=f"has format {number}") as caught:
             pagescan.open_store(path)
         assert hint in (caught.value.hint or "")
+
+    def test_damaged_words_of_the_database_itself(self, path, tracking):
+        keep(path, pagescan.zeros(1000))
+        data = path.read_bytes()
+        words = b"CREATE TABLE pack (id INTEGER PRIMARY KEY, name TEXT"
+        at = data.index(words)
+        for byte in range(at, at + len(words)):
+            path.write_bytes(data[:byte] + bytes([data[byte] ^ 0x80]) + data[byte + 1 :])
+            with contextlib.suppress(PagescanError), pagescan.open_store(path, create=False) as store:
+                store.verify()
 
     def test_cut_off(self, path, tracking):
         keep(path, pagescan.zeros(100_000))

@@ -147,7 +147,7 @@ class LocalBackend:
     def check(self) -> list[str]:
         try:
             rows = self._sql.execute("PRAGMA integrity_check").fetchall()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             return [str(error)]
         return [text for (text,) in rows if text != "ok"]
 
@@ -310,7 +310,7 @@ class LocalBackend:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # what SQLite quotes of a damaged file may be no text
             raise _explain(self.path, error) from error
 
 
