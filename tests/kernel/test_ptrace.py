@@ -449,3 +449,15 @@ def test_processors_are_kept_awake_only_meanwhile():
 def test_an_exchange_is_no_larger_than_its_room():
     with pytest.raises(ValueError, match="20000 bytes in one exchange"):
         ptrace.Places.of((4096, 10000), (0, 10000))
+
+
+def test_where_processors_may_not_be_kept_awake_nothing_is_made(monkeypatch, tmp_path):
+    def missing(path: str, flags: int) -> int:
+        assert path == "/dev/cpu_dma_latency"
+        return real(str(tmp_path / "missing"), flags)
+
+    real = os.open
+    monkeypatch.setattr(os, "open", missing)
+    with ptrace.prompt_processors():
+        pass
+    assert os.listdir(tmp_path) == []

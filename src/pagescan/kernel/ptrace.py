@@ -437,8 +437,14 @@ def prompt_processors() -> Iterator[None]:
     run on it takes that again. Nothing remains if this process dies: the request holds while the file is open
     (``Documentation/power/pm_qos_interface.rst``).
     """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):
-            file = stack.enter_context(open("/dev/cpu_dma_latency", "wb", buffering=0))
-            file.write(bytes(4))  # microseconds that waking up may take
+    try:
+        descriptor = os.open("/dev/cpu_dma_latency", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
         yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            os.write(descriptor, bytes(4))  # microseconds that waking up may take
+        yield
+    finally:
+        os.close(descriptor)
