@@ -107,6 +107,7 @@ class PreparedScan:
     __slots__ = (
         "__weakref__",
         "_argument",
+        "_batch",
         "_buffer",
         "_buffers",
         "_call",
@@ -156,6 +157,8 @@ class PreparedScan:
         self._max_pages = max_pages
         self._vec_len = vec_len
         self._loop = not ops & Op.GET
+        #: Beyond so many regions ``walk_end`` is stale, and room left for more tells that the range was done.
+        self._batch = batch_regions(page_size)
         self._count = 0
         if require_wp_async is None:
             require_wp_async = bool(query.asked & _WRITTEN or ops & Op.WP)
@@ -278,7 +281,7 @@ class PreparedScan:
             return self._end
         if count >= self._vec_len or (self._words[MAX_PAGES] and self._pages() >= self._words[MAX_PAGES]):
             return min(max(walk_end, int(self._vec["end"][count - 1])), self._end)
-        if count > batch_regions(self.page_size):
+        if count > self._batch:
             return self._end
         if self._flags & PM_SCAN_WP_MATCHING:
             # A huge page that was cut by max_pages was split, and its small pages then did not match: all was examined
@@ -322,7 +325,8 @@ class PreparedScan:
         """Make the call; the answer stays valid whatever is run later."""
         # The hottest path of level 1: the common cases are spelt out.
         count, end = self.run(), self._end
-        walk_end = end if self._words[WALK_END] >= end else self.walk_end
+        done = self._words[WALK_END] >= end or (self._batch < count < self._vec_len and not self._max_pages)
+        walk_end = end if done else self.walk_end
         if count:
             return Scan(self.answer(), walk_end, walk_end >= end, self.unknown, self.page_size)
         if self._finished is None or walk_end != end:
@@ -339,7 +343,7 @@ class PreparedScan:
         """
         # Nearly always one call does it. That it comes right after a long look is why it is spelt out.
         count = self._run_over(start, end, max_pages)
-        if max_pages or self._words[WALK_END] < end:
+        if max_pages or (self._words[WALK_END] < end and not self._batch < count < self._vec_len):
             return self._walk_on(end, max_pages)
         if not count:
             return self._nothing
