@@ -129,7 +129,7 @@ with Freezer({spinning}).frozen():
 """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=env, timeout=30, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code], env=env, timeout=120, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, "frozen\n")
     used = ticks(spinning)
