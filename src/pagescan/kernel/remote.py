@@ -69,8 +69,8 @@ _CALL_TIMEOUT = 10.0
 _CALL_NUMBER = struct.Struct("=i")
 #: How often to go through each of the ways with nobody before: after that it gets no faster.
 _REHEARSALS = 4
-#: Signals whose default action is to be ignored; a traced thread gets them queued and interrupts calls for them.
 _SIGNALS = re.compile(rb"^(\w{6}):\t([0-9a-f]{16})$", re.MULTILINE)
+#: Signals whose default action is to be ignored; a traced thread gets them queued and interrupts calls for them.
 _IGNORED_BY_DEFAULT = 1 << 16 | 1 << 17 | 1 << 22 | 1 << 27  # SIGCHLD, SIGCONT, SIGURG, SIGWINCH (bit: number - 1)
 
 
