@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 import pagescan
 from pagescan import CoverageLost, KernelCannot, Quality
 from pagescan.kernel.memory import PROT_NONE, READ_WRITE, protect_memory
+from pagescan.kernel.space import LinuxSpace
+from pagescan.trackers.pagemap_scan import PagemapScanEngine
 from tests.conformance.kernel_memory import array_at, libc, raw_mmap
 
 from .test_rules import MAP_FIXED, PAGE, PRIVATE, apart, in_child
@@ -170,3 +174,17 @@ def test_no_update_is_lost_under_writers(engine):
             writer.join()
         copy(tracker.take())
     assert np.array_equal(array, replica)
+
+
+@pytest.mark.parametrize("step", ["gap_finder", "open_userfaultfd"])
+def test_an_engine_that_cannot_be_made_leaves_nothing_open(monkeypatch, tracking, step):
+    space = LinuxSpace.current()
+
+    def fail(*_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(space, step, fail)
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="Too many open files"):
+        PagemapScanEngine(space)
+    assert sorted(os.listdir("/proc/self/fd")) == before

@@ -47,7 +47,7 @@ from .looking import SPARSE_RETURN, filled_caveat, hugetlb_caveat, look_at_each,
 from .registration import Registrations, plan_with_holes, protect_again
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ..abi import GapFinder, Pagemap
     from ..scanning.prepared import PreparedScan
@@ -66,12 +66,16 @@ class PagemapScanEngine:
         self._page_size = space.page_size
         self._pagemap: Pagemap = space.open_pagemap()
         try:
-            self._uffd = space.open_userfaultfd(TRACKING_FEATURES)
+            #: Of an extent that is no longer mapped a look finds nothing, without an error.
+            self._has_gap: GapFinder = space.gap_finder()
+            try:
+                self._uffd = space.open_userfaultfd(TRACKING_FEATURES)
+            except BaseException:
+                self._has_gap.close()
+                raise
         except BaseException:
             self._pagemap.close()
             raise
-        #: Of an extent that is no longer mapped a look finds nothing, without an error.
-        self._has_gap: GapFinder = space.gap_finder()
         self._registered = Registrations(space, self._uffd, RegisterMode.WP)
         self._reports_dropped = space.prove_tracking().reports_dropped
         #: What was populated when last taken, in extents where that is needed to find what was given back.
@@ -132,12 +136,14 @@ class PagemapScanEngine:
     # Asking ---------------------------------------------------------------------------------------------------------
 
     def take(self, extents: Sequence[Extent]) -> Findings:
-        asked = extents if len(extents) < TOGETHER else self._worth_asking(Extents.of(extents))
-        return look_at_each(asked, self._take_one, has_gap=self._has_gap, page_size=self._page_size)
+        return self._each(extents, self._take_one)
 
     def peek(self, extents: Sequence[Extent]) -> Findings:
+        return self._each(extents, self._peek_one)
+
+    def _each(self, extents: Sequence[Extent], look: Callable[[Extent], Regions]) -> Findings:
         asked = extents if len(extents) < TOGETHER else self._worth_asking(Extents.of(extents))
-        return look_at_each(asked, self._peek_one, has_gap=self._has_gap, page_size=self._page_size)
+        return look_at_each(asked, look, has_gap=self._has_gap, page_size=self._page_size)
 
     def caveat(self, written: Regions, extents: Sequence[Extent]) -> str:
         extents = Extents.of(extents)
