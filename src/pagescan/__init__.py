@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from .scanning.call import pagemap_scan as pagemap_scan
     from .scanning.call import prepare_scan as prepare_scan
     from .scanning.prepared import PreparedScan as PreparedScan
-    from .scanning.prepared import Scan as Scan
+    from .scanning.result import Scan as Scan
     from .scanning.walk import scan as scan
     from .snapshots.commit import Prepared as Prepared
     from .snapshots.series import Series as Series
@@ -118,7 +118,7 @@ _HOME = {
     "Regions": "ranges",
     "Recording": "recording.reader",
     "RegisteredElsewhere": "errors",
-    "Scan": "scanning.prepared",
+    "Scan": "scanning.result",
     "Series": "snapshots.series",
     "Stats": "trackers.stats",
     "Store": "snapshots.store",

@@ -174,8 +174,8 @@ class Mapping:
 class Pagemap(Protocol):
     """An open pagemap: the descriptor that ``PAGEMAP_SCAN`` is called on."""
 
-    #: Scans made ready by the layer above, by their arguments; empty at first.
-    prepared_scans: dict[Any, Any]
+    #: Scans made ready by the layer above; None at first.
+    prepared_scans: Any
 
     @property
     def space(self) -> AddressSpace:

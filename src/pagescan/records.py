@@ -6,8 +6,7 @@ Everything works on whole arrays; an array that needs no change is returned itse
 
 from __future__ import annotations
 
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,30 +37,30 @@ class Answer:
     Args:
         memory: a buffer that begins with them.
         count: how many.
-        handed: where to note the array made of them, if the buffer is to be used again when they are gone.
     """
 
-    __slots__ = ("__weakref__", "_array", "_count", "_handed", "_memory")
+    __slots__ = ("_arrays", "_memory", "count")
 
-    def __init__(self, memory: bytearray | memoryview, count: int, handed: list[weakref.ref[Any]] | None = None):
-        self._memory, self._count, self._handed = memory, count, handed
-        self._array: NDArray[np.void] | None = None
+    def __init__(self, memory: bytearray | memoryview, count: int):
+        self._memory = memory
+        #: The array of the memory, once it was asked for (one of several, if threads asked at the same time).
+        self._arrays: list[NDArray[np.void]] = []
+        self.count = count
 
     @classmethod
     def joined(cls, answers: Sequence[Answer]) -> Answer:
         """One after another, copied."""
-        memory = bytearray().join(answer._memory[: answer._count * REGION_DTYPE.itemsize] for answer in answers)
-        return cls(memory, sum(answer._count for answer in answers))
+        return Answer(bytearray().join(answer._used() for answer in answers), sum(answer.count for answer in answers))
+
+    def _used(self) -> bytearray | memoryview:
+        return self._memory[: self.count * REGION_DTYPE.itemsize]
 
     def raw(self) -> NDArray[np.void]:
         """The regions as an array, uncopied."""
-        if self._array is None:
+        if not self._arrays:
             # An array of its own (its base is no array), so that views of it keep it alive, and it alone.
-            made: NDArray[np.void] = np.frombuffer(self._memory, REGION_DTYPE, self._count)
-            if self._handed is not None:
-                self._handed.append(weakref.ref(made))
-            self._array = made
-        return self._array
+            self._arrays.append(np.frombuffer(self._memory, REGION_DTYPE, self.count))
+        return self._arrays[0]
 
     def to_records(self) -> NDArray[np.void]:
         """The regions in canonical form, read-only."""
@@ -70,7 +69,7 @@ class Answer:
         return records
 
     def __length_hint__(self) -> int:
-        return self._count
+        return self.count
 
 
 def either(a: NDArray[np.void], b: NDArray[np.void]) -> NDArray[np.void]:

@@ -68,7 +68,7 @@ def test_categories_are_asked_for_once_in_a_process(pagemap, monkeypatch):
 
 def test_it_is_what_the_layers_above_take(pagemap):
     assert isinstance(pagemap, Protocol)
-    assert pagemap.prepared_scans == {}
+    assert pagemap.prepared_scans is None
     assert pagemap.space.label == "this process"
 
 

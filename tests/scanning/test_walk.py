@@ -153,7 +153,7 @@ class Scripted:
         self.space = self
         self.page_size = PAGE
         self.label = "a scripted kernel"
-        self.prepared_scans: dict = {}
+        self.prepared_scans = None
         self.answers = list(answers)
         self.calls: list[tuple[int, int]] = []
 

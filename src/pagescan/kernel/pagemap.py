@@ -103,8 +103,8 @@ class Pagemap:
         self._file = file
         self._descriptor = _Descriptor(file)
         self._pid = pid
-        #: Scans made ready by the layer above, by their arguments.
-        self.prepared_scans: dict[Any, Any] = {}
+        #: Scans made ready by the layer above.
+        self.prepared_scans: Any = None
 
     @classmethod
     def open(cls, target: Literal["self"] | int) -> Self:

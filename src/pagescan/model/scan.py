@@ -45,7 +45,7 @@ class Pagemap:
     def __init__(self, process: Process):
         self.space = process
         self.known: Category = process.mm.behaviour.known
-        self.prepared_scans: dict[Any, Any] = {}
+        self.prepared_scans: Any = None
         self._mm = process.mm
         self._bugs = process.machine.bugs
         self._closed = False

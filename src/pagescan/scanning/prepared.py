@@ -14,6 +14,7 @@ What is repaired here, for both machines (facts by release in ``docs/kernel-fact
 from __future__ import annotations
 
 import functools
+from sys import getrefcount
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,9 +35,10 @@ from ..abi import (
 from ..errors import Closed, NoProgress
 from ..query import Category, Masks, Op, Query
 from ..ranges import Regions
-from ..records import NOTHING, Answer
+from ..records import Answer
 from .checks import ADDRESS_LIMIT, batch_regions, check_numbers, known_only, refuse_partial_huge_pages
 from .explain import explain
+from .result import UNSHARED, UNSHARED_LOCAL, Scan
 from .result_buffers import ResultBuffer
 
 if TYPE_CHECKING:
@@ -44,10 +46,12 @@ if TYPE_CHECKING:
 
 _WRITTEN = int(Category.WRITTEN)
 _WPALLOWED = int(Category.WPALLOWED)
-#: So many regions are copied without a thought. Of a longer answer, one that fills less than this share (1 / it) of the
-#: buffer is copied, so that keeping it does not keep the whole buffer.
-_COPIED = 512
-_HAND_OUT_SHARE = 16
+#: So many buffers take turns before an answer is moved out of one: who asks again and again mostly has the last answer
+#: still while he asks for the next.
+_TURNS = 2
+#: What ``getrefcount`` says of an answer to which only its buffer and the scan refer; and a local variable.
+_UNSHARED = UNSHARED + 1
+_UNSHARED_LOCAL = UNSHARED_LOCAL + 1
 
 _MASK, _ANYOF, _RETURN = (SCAN_FIELDS.index(field) for field in ("category_mask", "category_anyof_mask", "return_mask"))
 
@@ -60,43 +64,6 @@ def _reported(masks: Masks, returned: int, nothing: bool) -> int:
     return _WRITTEN if (masks.inverted, masks.mask, masks.anyof) == (0, _WRITTEN, 0) else 0
 
 
-class Scan:
-    """What one call answered.
-
-    Attributes:
-        regions: structured array (fields ``start``, ``end`` exclusive, ``categories``; uint64; addresses in bytes),
-            a view of the buffer the kernel wrote to.
-        walk_end: the address up to which the range was examined (repaired); call again from here.
-        complete: whether that is the end of the range.
-        unknown: categories that were asked for and that this kernel does not know: unknown, rather than absent.
-    """
-
-    __slots__ = ("_answer", "_regions", "complete", "page_size", "unknown", "walk_end")
-
-    def __init__(self, answer: Answer | None, walk_end: int, complete: bool, unknown: Category, page_size: int):
-        self._answer = answer
-        self._regions: NDArray[np.void] | None = None
-        self.walk_end = walk_end
-        self.complete = complete
-        self.unknown = unknown
-        self.page_size = page_size
-
-    @property
-    def regions(self) -> NDArray[np.void]:
-        # Made when first asked for: it takes as long as the rest of a small scan beside the call itself.
-        if self._regions is None:
-            self._regions = self._answer.raw() if self._answer is not None else NOTHING
-        return self._regions
-
-    def to_regions(self) -> Regions:
-        """The same as a :class:`Regions` value."""
-        return Regions.merged(self.regions, page_size=self.page_size, unknown=self.unknown)
-
-    def __repr__(self) -> str:
-        state = "complete" if self.complete else "to be continued"
-        return f"<Scan: {len(self.regions)} regions up to {self.walk_end:#x}, {state}>"
-
-
 class PreparedScan:
     """One scan, its argument and result buffers made once. Not for two threads at a time.
 
@@ -106,15 +73,16 @@ class PreparedScan:
 
     __slots__ = (
         "__weakref__",
+        "_answer",
         "_argument",
         "_batch",
-        "_buffer",
         "_buffers",
         "_call",
         "_count",
         "_end",
-        "_finished",
+        "_first",
         "_flags",
+        "_handed_out",
         "_impossible",
         "_loop",
         "_mark_untracked",
@@ -185,51 +153,72 @@ class PreparedScan:
         )
         self._words = memoryview(self._argument).cast("Q")
         self._rare = self._impossible or self._loop
+        #: Whether no answer was handed out yet; whether the last one may lie in the buffer of the next run.
+        self._first, self._handed_out = True, False
         self._protects = bool(ops & Op.WP) and not query.asked & _WRITTEN
         if ops & Op.WP and not self._impossible:
             refuse_partial_huge_pages(pagemap, start, self._end, max_pages)
-        #: What :meth:`scan` answers when it finds nothing up to the end: always the same, so it is made once.
-        self._finished: Scan | None = None
         #: What :meth:`walk` answers when it finds nothing.
         self._nothing = Regions.empty(page_size=page_size, unknown=self.unknown)
         self._buffers: list[ResultBuffer] = []
-        self._use_free_buffer()
+        self._answer = self._use(self._new_buffer())
+        self._answer.looked_at = True  # scan() goes the long way, the first time
 
     def _use_free_buffer(self) -> None:
         """Have the next call write to a buffer that nobody reads."""
+        self._answer = self._use(self._free_buffer())
+
+    def _free_buffer(self) -> ResultBuffer:
         for buffer in self._buffers:
-            if buffer.is_free():
-                break
-        else:
-            buffer = ResultBuffer(self._vec_len, functools.partial(self._pagemap.bind, self._argument))
-            self._buffers.append(buffer)
-        self._buffer, self._memory, self._vec, self._call = buffer, buffer.memory, buffer.vec, buffer.call
+            if buffer.is_free(1 + (buffer.answer is self._answer)):
+                return buffer
+        if len(self._buffers) >= _TURNS:
+            for buffer in self._buffers:
+                if buffer.make_free():
+                    return buffer
+        return self._new_buffer()
+
+    def _new_buffer(self) -> ResultBuffer:
+        bind = functools.partial(self._pagemap.bind, self._argument)
+        buffer = ResultBuffer(self._vec_len, bind, self.unknown, self.page_size)
+        self._buffers.append(buffer)
+        return buffer
+
+    def _use(self, buffer: ResultBuffer) -> Scan:
+        self._memory, self._vec, self._call = buffer.memory, buffer.vec, buffer.call
         self._words[VEC] = buffer.address
+        self._handed_out = False
+        if self._rare:
+            buffer.answer.looked_at = True  # so scan() goes the long way each time
+        return buffer.answer
 
-    def answer(self) -> Answer:
-        """The regions of the last run (at least one), as no later run changes them.
-
-        A few regions are copied. Many keep the buffer that the kernel wrote to, and the next run takes another; the
-        buffer is used again when the answer and the arrays that view it are gone. Nothing else can be asked of that
-        run any more.
-        """
-        count = self._count
+    def _hand_out(self) -> Answer:
+        """The regions of the last run, as no later run changes them, for somebody who keeps them: if they are few, a
+        copy. (With many, the next run takes another buffer, and this one is used again when nobody reads it.)"""
         if self._mark_untracked:
-            found = self.regions
-            return Answer(bytearray(found.tobytes()), len(found))
-        if count <= _COPIED or count * _HAND_OUT_SHARE < self._vec_len:
+            return self._worked_over()
+        answer, count = self._answer, self._count
+        answer.count = count
+        if answer.is_short():
             return Answer(bytearray(self._memory[: count * REGION_DTYPE.itemsize]), count)
-        answer = self._buffer.lend(count)
-        self._use_free_buffer()
+        self._handed_out = True
         return answer
+
+    def _worked_over(self) -> Scan:
+        """The regions of the last run as an answer of their own, after :meth:`_told_apart`."""
+        found = self.regions
+        return Scan(bytearray(found.tobytes()), len(found), self.unknown, self.page_size)
 
     def run(self) -> int:
         """Make the call; returns how many regions the answer has. Errors as :func:`pagemap_scan`."""
+        if self._handed_out and (self._answer.looked_at or getrefcount(self._answer) > _UNSHARED):
+            self._use_free_buffer()
         if self._rare:
             return self._run_rare()
         try:
             self._count = count = self._call()
         except (OSError, ValueError) as error:
+            self._count = 0
             raise self._explained(error) from None
         return count
 
@@ -324,39 +313,60 @@ class PreparedScan:
     def scan(self) -> Scan:
         """Make the call; the answer stays valid whatever is run later."""
         # The hottest path of level 1: the common cases are spelt out.
-        count, end = self.run(), self._end
-        done = self._words[WALK_END] >= end or (self._batch < count < self._vec_len and not self._max_pages)
-        walk_end = end if done else self.walk_end
-        if count:
-            return Scan(self.answer(), walk_end, walk_end >= end, self.unknown, self.page_size)
-        if self._finished is None or walk_end != end:
-            found = Scan(None, walk_end, walk_end >= end, self.unknown, self.page_size)
-            if walk_end != end:
-                return found
-            self._finished = found
-        return self._finished
+        answer = self._answer
+        if answer.looked_at or getrefcount(answer) > _UNSHARED_LOCAL:
+            del answer  # whoever refers to it keeps its buffer from being used
+            return self._scan_elsewhere()
+        self._handed_out = True
+        try:
+            answer.count = self._count = count = self._call()
+        except (OSError, ValueError) as error:
+            self._count = 0
+            raise self._explained(error) from None
+        if self._words[WALK_END] >= self._end or (self._batch < count < self._vec_len and not self._max_pages):
+            answer.walk_end, answer.complete = self._end, True
+        else:
+            answer.walk_end = walk_end = self.walk_end
+            answer.complete = walk_end >= self._end
+        return answer
+
+    def _scan_elsewhere(self) -> Scan:
+        """:meth:`scan`, where not all is as it mostly is."""
+        self.run()
+        if self._mark_untracked:
+            answer = self._worked_over()
+        else:
+            answer = self._answer
+            answer.count = self._count
+            self._handed_out = True
+            if self._first and answer.is_short():
+                # Most scans are made for one look; who keeps what that found should not keep the buffer.
+                answer.move_out()
+            self._first = False
+        answer.walk_end, answer.complete = self.walk_end, self.complete
+        return answer
 
     def walk(self, start: int, end: int, max_pages: int = 0) -> Regions:
         """Go over [start, end), page-aligned addresses, until it is done; returns what all calls found.
 
         Never bare ``walk_end``: each call resumes at the repaired position, and one that makes no progress raises.
         """
-        # Nearly always one call does it. That it comes right after a long look is why it is spelt out.
-        count = self._run_over(start, end, max_pages)
+        # Nearly always one call does it. It comes right after a long look, when each step is dear.
+        if start != self._start or end != self._end or max_pages != self._max_pages:
+            self._aim(start, end, max_pages)
+        count = self.run()
         if max_pages or (self._words[WALK_END] < end and not self._batch < count < self._vec_len):
             return self._walk_on(end, max_pages)
         if not count:
             return self._nothing
         # The kernel leaves equal neighbours apart where one of its batches ends, and where it split a huge page.
-        return Regions.deferred(self.answer(), page_size=self.page_size, unknown=self.unknown)
+        return Regions.deferred(self._hand_out(), page_size=self.page_size, unknown=self.unknown)
 
-    def _run_over(self, start: int, end: int, max_pages: int) -> int:
+    def _aim(self, start: int, end: int, max_pages: int) -> None:
         words = self._words
         self._start = words[START] = start
         self._end = words[END] = end
         self._max_pages = words[MAX_PAGES] = max_pages
-        self._finished = None
-        return self.run()
 
     def _walk_on(self, end: int, left: int) -> Regions:
         """The walk from the answer of its first call on."""
@@ -367,10 +377,11 @@ class PreparedScan:
             position = self.walk_end
             left -= self._pages() if limited else 0
             if self._count:
-                parts.append(self.answer())
+                parts.append(self._hand_out())
             if position >= end or (limited and left <= 0):
                 break
-            self._run_over(position, end, left)
+            self._aim(position, end, left)
+            self.run()
         if not parts:
             return self._nothing
         answer = parts[0] if len(parts) == 1 else Answer.joined(parts)

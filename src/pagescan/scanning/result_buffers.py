@@ -1,60 +1,70 @@
-"""Where the kernel writes what a scan finds, and how that is handed out without a copy."""
+"""Where the kernel writes what a scan finds, and how that is handed out without a copy.
+
+A buffer is written to again when nobody else refers to the answer that lies in it, nor to an array of that: as CPython
+counts references. That costs a look 0.1 us; a copy, or a weak reference, and an answer made anew, cost 1 us.
+"""
 
 from __future__ import annotations
 
-import weakref
-from typing import TYPE_CHECKING, Any
+from sys import getrefcount
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..abi import REGION_DTYPE
-from ..records import Answer
+from ..records import REGION_DTYPE
+from .result import UNSHARED, Scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
+    from ..query import Category
+
 _ALIGNMENT = 4096
 
 
 class ResultBuffer:
-    """A result buffer, and who still reads what the kernel wrote to it.
+    """A result buffer, and the answer that lies in it.
 
     Attributes:
         memory: its bytes.
         vec: the same as regions.
         address: where it lies.
         call: has the kernel write to it.
+        answer: tells of what lies in it.
     """
 
-    __slots__ = ("_answer", "_arrays", "address", "call", "memory", "vec")
+    __slots__ = ("_page_size", "_unknown", "address", "answer", "call", "memory", "vec")
 
-    def __init__(self, count: int, bind: Callable[[NDArray[np.void]], Callable[[], int]]):
+    def __init__(
+        self, count: int, bind: Callable[[NDArray[np.void]], Callable[[], int]], unknown: Category, page_size: int
+    ):
         """Room for ``count`` regions. ``bind`` makes the call that writes to an array of them."""
         self.memory = _on_a_page(count * REGION_DTYPE.itemsize)
         self.vec: NDArray[np.void] = np.frombuffer(self.memory, REGION_DTYPE)
         self.address = self.vec.ctypes.data
         self.call = bind(self.vec)
-        self._answer: weakref.ref[Answer] | None = None
-        self._arrays: list[weakref.ref[Any]] = []
+        self._unknown, self._page_size = unknown, page_size
+        self._renew()
 
-    def lend(self, count: int) -> Answer:
-        """Its first regions, for as long as somebody holds the answer or an array of it."""
-        answer = Answer(self.memory, count, self._arrays)
-        self._answer = weakref.ref(answer)
-        return answer
+    def _renew(self) -> None:
+        self.answer = Scan(self.memory, 0, self._unknown, self._page_size, in_buffer=True)
 
-    def is_free(self) -> bool:
-        """Whether nobody reads it any more."""
-        # The answer first: while it is there, more arrays can be made of it.
-        if self._answer is not None and self._answer() is not None:
+    def is_free(self, references: int = 1) -> bool:
+        """Whether nobody reads it any more. ``references``: how many slots hold the answer, this buffer's included."""
+        if not self.answer.in_buffer:
+            self._renew()
+            return True
+        # The answer first: while somebody has it, more arrays can be made of it.
+        return getrefcount(self.answer) < UNSHARED + references and not self.answer.arrays_are_held()
+
+    def make_free(self) -> bool:
+        """Move the answer out, if it is short; whether it was."""
+        if not self.answer.is_short():
             return False
-        if self._arrays:
-            if any(array() is not None for array in self._arrays):
-                return False
-            self._arrays.clear()
-        return True
+        self.answer.move_out()
+        return self.is_free()
 
 
 def _on_a_page(size: int) -> memoryview:
