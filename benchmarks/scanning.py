@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import struct
 import time
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -57,6 +58,7 @@ def _scan_range(
     require_same(page_indexes(vec[:count], memory.start), pages, "the C loop")
     # Nothing changes by looking: several looks in one sample drown the clock's own cost.
     repeats = min(256, max(4, 512 * MIB // memory.size))
+    theirs = lambda: native.scan(memory, vec, vec_len, repeats=repeats)[0]  # noqa: E731
 
     def ours() -> int:
         began = time.perf_counter_ns()
@@ -64,10 +66,34 @@ def _scan_range(
             scan(pagemap, start, size, required_mask=written, return_mask=written, vec_len=vec_len)
         return time.perf_counter_ns() - began
 
-    theirs = lambda: native.scan(memory, vec, vec_len, repeats=repeats)[0]  # noqa: E731
-    pairs = interleave(ours, theirs, effort, repeats=repeats)
-    what = f"pagemap_scan {size_name(memory.size)}, {percent(share)} written"
-    report.add("scan", what, "ioctl in C", pairs, Goal(times=goal))
+    def kept() -> int:
+        began = time.perf_counter_ns()
+        for _ in range(repeats):
+            found = scan(pagemap, start, size, required_mask=written, return_mask=written, vec_len=vec_len)
+            len(found.regions)
+        return time.perf_counter_ns() - began
+
+    def compare(ours: Callable[[], int], what: str, goal: Goal | None = None, note: str = "") -> None:
+        pairs = interleave(ours, theirs, effort, repeats=repeats)
+        report.add("scan", f"{what} {size_name(size)}, {percent(share)} written", "ioctl in C", pairs, goal, note)
+
+    compare(ours, "pagemap_scan", Goal(times=goal))
+    if size != 64 * MIB:
+        return
+    compare(kept, "the same, looked at, kept until the next,")
+    prepared = pagescan.prepare_scan(pagemap, start, size, required_mask=written, return_mask=written, vec_len=vec_len)
+    compare(timed(prepared.scan, repeats), "prepared scan of")
+    compare(timed(_bare(native, start, start + size, vec), repeats), "bare fcntl.ioctl of", note=_PYTHON)
+
+
+_PYTHON = "(what Python itself adds)"
+
+
+def _bare(native: Native, start: int, end: int, vec: NDArray[np.void]) -> Callable[[], object]:
+    """The ioctl by fcntl with everything made ready."""
+    argument = bytearray(struct.pack("=12Q", 96, CHECK_WPASYNC, start, end, 0, vec.ctypes.data, len(vec),
+                                     0, 0, WRITTEN, 0, WRITTEN))  # fmt: skip
+    return partial(fcntl.ioctl, native.pagemap, PAGEMAP_SCAN, argument)
 
 
 def one_page(report: Report, native: Native, effort: Effort) -> None:
@@ -105,13 +131,10 @@ def _one_page(
     )
     state = "written" if len(pages) else "clean"
     report.add("call", f"prepared scan of one page, {state}", "ioctl in C", pairs, Goal(more=300))
-    argument = bytearray(struct.pack("=12Q", 96, CHECK_WPASYNC, memory.start, memory.end, 0, vec.ctypes.data, 1,
-                                     0, 0, WRITTEN, 0, WRITTEN))  # fmt: skip
-    bare = partial(fcntl.ioctl, native.pagemap, PAGEMAP_SCAN, argument)
     pairs = interleave(
-        timed(bare, repeats),
+        timed(_bare(native, memory.start, memory.end, vec), repeats),
         lambda: native.call(memory.start, memory.end, vec, repeats)[0],
         effort,
         repeats=repeats,
     )
-    report.add("call", f"bare fcntl.ioctl of one page, {state}", "ioctl in C", pairs, note="(what Python itself adds)")
+    report.add("call", f"bare fcntl.ioctl of one page, {state}", "ioctl in C", pairs, note=_PYTHON)

@@ -76,25 +76,24 @@ class PreparedScan:
         "_answer",
         "_argument",
         "_batch",
+        "_buffer",
         "_buffers",
         "_call",
         "_count",
         "_end",
-        "_first",
         "_flags",
         "_handed_out",
         "_impossible",
         "_loop",
         "_mark_untracked",
         "_max_pages",
-        "_memory",
         "_nothing",
         "_pagemap",
         "_protects",
         "_rare",
         "_start",
         "_strip",
-        "_vec",
+        "_unusual",
         "_vec_len",
         "_words",
         "page_size",
@@ -153,30 +152,29 @@ class PreparedScan:
         )
         self._words = memoryview(self._argument).cast("Q")
         self._rare = self._impossible or self._loop
-        #: Whether no answer was handed out yet; whether the last one may lie in the buffer of the next run.
-        self._first, self._handed_out = True, False
+        #: Whether :meth:`scan` has to go the long way: the first time, and where it is rare or its answer worked over.
+        self._unusual = True
         self._protects = bool(ops & Op.WP) and not query.asked & _WRITTEN
         if ops & Op.WP and not self._impossible:
             refuse_partial_huge_pages(pagemap, start, self._end, max_pages)
         #: What :meth:`walk` answers when it finds nothing.
         self._nothing = Regions.empty(page_size=page_size, unknown=self.unknown)
         self._buffers: list[ResultBuffer] = []
-        self._answer = self._use(self._new_buffer())
-        self._answer.looked_at = True  # scan() goes the long way, the first time
+        self._use(self._new_buffer())
 
     def _use_free_buffer(self) -> None:
         """Have the next call write to a buffer that nobody reads."""
-        self._answer = self._use(self._free_buffer())
-
-    def _free_buffer(self) -> ResultBuffer:
         for buffer in self._buffers:
-            if buffer.is_free(1 + (buffer.answer is self._answer)):
-                return buffer
-        if len(self._buffers) >= _TURNS:
-            for buffer in self._buffers:
-                if buffer.make_free():
-                    return buffer
-        return self._new_buffer()
+            if buffer.is_free(1 + (buffer is self._buffer)):
+                break
+        else:
+            buffer = self._emptied_buffer() or self._new_buffer()
+        self._use(buffer)
+
+    def _emptied_buffer(self) -> ResultBuffer | None:
+        if len(self._buffers) < _TURNS:
+            return None
+        return next((buffer for buffer in self._buffers if buffer.make_free()), None)
 
     def _new_buffer(self) -> ResultBuffer:
         bind = functools.partial(self._pagemap.bind, self._argument)
@@ -184,13 +182,12 @@ class PreparedScan:
         self._buffers.append(buffer)
         return buffer
 
-    def _use(self, buffer: ResultBuffer) -> Scan:
-        self._memory, self._vec, self._call = buffer.memory, buffer.vec, buffer.call
+    def _use(self, buffer: ResultBuffer) -> None:
+        self._buffer, self._answer, self._call = buffer, buffer.answer, buffer.call
         self._words[VEC] = buffer.address
         self._handed_out = False
-        if self._rare:
-            buffer.answer.looked_at = True  # so scan() goes the long way each time
-        return buffer.answer
+        if self._unusual:
+            buffer.answer.looked_at = True  # so that scan() goes the long way
 
     def _hand_out(self) -> Answer:
         """The regions of the last run, as no later run changes them, for somebody who keeps them: if they are few, a
@@ -200,7 +197,7 @@ class PreparedScan:
         answer, count = self._answer, self._count
         answer.count = count
         if answer.is_short():
-            return Answer(bytearray(self._memory[: count * REGION_DTYPE.itemsize]), count)
+            return Answer(bytearray(self._buffer.memory[: count * REGION_DTYPE.itemsize]), count)
         self._handed_out = True
         return answer
 
@@ -259,7 +256,7 @@ class PreparedScan:
         return position
 
     def _pages(self) -> int:
-        found = self._vec[: self._count]
+        found = self._buffer.vec[: self._count]
         return int((found["end"] - found["start"]).sum()) // self.page_size
 
     def _advanced(self, position: int) -> int:
@@ -269,7 +266,7 @@ class PreparedScan:
         if walk_end >= self._end:
             return self._end
         if count >= self._vec_len or (self._words[MAX_PAGES] and self._pages() >= self._words[MAX_PAGES]):
-            return min(max(walk_end, int(self._vec["end"][count - 1])), self._end)
+            return min(max(walk_end, int(self._buffer.vec["end"][count - 1])), self._end)
         if count > self._batch:
             return self._end
         if self._flags & PM_SCAN_WP_MATCHING:
@@ -287,7 +284,7 @@ class PreparedScan:
     @property
     def regions(self) -> NDArray[np.void]:
         """The regions of the last run: a view into the buffer that the next run overwrites."""
-        found = self._vec[: self._count]
+        found = self._buffer.vec[: self._count]
         return self._told_apart(found) if self._mark_untracked else found
 
     def _told_apart(self, found: NDArray[np.void]) -> NDArray[np.void]:
@@ -316,7 +313,10 @@ class PreparedScan:
         answer = self._answer
         if answer.looked_at or getrefcount(answer) > _UNSHARED_LOCAL:
             del answer  # whoever refers to it keeps its buffer from being used
-            return self._scan_elsewhere()
+            if self._unusual:
+                return self._scan_unusual()
+            self._use_free_buffer()
+            answer = self._answer
         self._handed_out = True
         try:
             answer.count = self._count = count = self._call()
@@ -330,8 +330,7 @@ class PreparedScan:
             answer.complete = walk_end >= self._end
         return answer
 
-    def _scan_elsewhere(self) -> Scan:
-        """:meth:`scan`, where not all is as it mostly is."""
+    def _scan_unusual(self) -> Scan:
         self.run()
         if self._mark_untracked:
             answer = self._worked_over()
@@ -339,11 +338,11 @@ class PreparedScan:
             answer = self._answer
             answer.count = self._count
             self._handed_out = True
-            if self._first and answer.is_short():
+            if answer.is_short():
                 # Most scans are made for one look; who keeps what that found should not keep the buffer.
                 answer.move_out()
-            self._first = False
         answer.walk_end, answer.complete = self.walk_end, self.complete
+        self._unusual = self._rare or self._mark_untracked
         return answer
 
     def walk(self, start: int, end: int, max_pages: int = 0) -> Regions:

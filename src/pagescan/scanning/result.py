@@ -73,9 +73,9 @@ class Scan(Answer):
         return self.raw()
 
     def raw(self) -> NDArray[np.void]:
-        self.looked_at = True
         if not self.count:
             return NOTHING
+        self.looked_at = True
         if self.in_buffer and self.is_short():
             self.move_out()
         return super().raw()
