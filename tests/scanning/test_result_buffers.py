@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import gc
 import pickle
 import sys
@@ -51,12 +52,14 @@ class Numbered:
         words = memoryview(argument).cast("Q")
 
         def call() -> int:
+            end, address, count = words[3], words[5], self.count
             self.calls += 1
-            vec["start"][: self.count] = starts(self.calls, self.count)
-            vec["end"][: self.count] = starts(self.calls, self.count) + np.uint64(PAGE)
-            vec["categories"][: self.count] = int(Category.PRESENT)
-            words[4] = words[3]  # walk_end
-            return self.count
+            first = starts(self.calls, count)
+            room: Any = (ctypes.c_char * (count * REGION_DTYPE.itemsize)).from_address(address)
+            found = np.frombuffer(room, REGION_DTYPE)
+            found["start"], found["end"], found["categories"] = first, first + np.uint64(PAGE), int(Category.PRESENT)
+            words[4] = end  # walk_end
+            return count
 
         return call
 
@@ -279,6 +282,30 @@ class TestThreads:
             for thread in threads:
                 thread.join()
         assert not wrong
+
+    def test_threads_that_ask_the_same_at_the_same_time_do_not_share_a_buffer(self, kernel):
+        found: Any = kernel
+        kernel.count, mixed, interval = LONG, [], sys.getswitchinterval()
+
+        def ask() -> None:
+            for _ in range(200):
+                before = kernel.calls
+                scan = pagemap_scan(found, 0, 1 << 40, vec_len=ROOM, return_mask=Category.PRESENT)
+                first = scan.regions["start"]
+                stale = first[0] <= starts(before, 1)[0]
+                if stale or np.any(first - first[0] != starts(0, LONG)) or np.any(scan.regions["end"] - first != PAGE):
+                    mixed.append(first.copy())
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        sys.setswitchinterval(1e-6)
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            sys.setswitchinterval(interval)
+        assert not mixed
 
     def test_of_two_that_move_an_answer_out_the_one_that_came_too_late_gives_way(self, kernel, monkeypatch):
         """By then the buffer may have been written to again."""
