@@ -223,6 +223,14 @@ class TestBuffersAreUsedAgain:
             scan.scan()
         assert len(buffers(scan)) == 5
 
+    def test_buffers_do_not_pile_up(self, kernel):
+        scan = prepared(kernel)
+        kernel.count = LONG
+        kept = [scan.scan() for _ in range(100)]
+        assert len(buffers(scan)) <= 32
+        for call, each in enumerate(kept, 1):
+            assert each.regions["start"].tolist() == starts(call, LONG).tolist()
+
     def test_an_answer_under_a_trace_function_stays_as_well(self, kernel):
         """A debugger or a coverage tool refers to local variables, too."""
         scan, kept, before = prepared(kernel), [], sys.gettrace()

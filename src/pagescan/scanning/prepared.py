@@ -49,6 +49,9 @@ _WPALLOWED = int(Category.WPALLOWED)
 #: So many buffers take turns before an answer is moved out of one: who asks again and again mostly has the last answer
 #: still while he asks for the next.
 _TURNS = 2
+#: So many buffers are kept to be used again: enough for those who keep long answers for a while. A further one is let go,
+#: and goes with whoever reads it.
+_KEPT = 32
 #: What ``getrefcount`` says of an answer to which only its buffer and the scan refer; and a local variable.
 _UNSHARED = UNSHARED + 1
 _UNSHARED_LOCAL = UNSHARED_LOCAL + 1
@@ -179,6 +182,8 @@ class PreparedScan:
     def _new_buffer(self) -> ResultBuffer:
         bind = functools.partial(self._pagemap.bind, self._argument)
         buffer = ResultBuffer(self._vec_len, bind, self.unknown, self.page_size)
+        if len(self._buffers) >= _KEPT:
+            del self._buffers[0]
         self._buffers.append(buffer)
         return buffer
 
