@@ -95,8 +95,8 @@ def pagemap_scan(
     ready: _Ready | None = pagemap.prepared_scans
     if ready is None:
         ready = pagemap.prepared_scans = _Ready()
-    # Taken out while it is used: two threads must never share one argument buffer. (CPython changes threads at calls and
-    # at jumps back, so not within this line.)
+    # Taken out while it is used: two threads must never share one argument buffer. (CPython changes threads at calls
+    # and at jumps back, so not within this line.)
     last, ready.last = ready.last, None
     if last is None or last[0] != key:
         last = ready.other(pagemap, key, last)

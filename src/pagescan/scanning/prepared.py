@@ -49,8 +49,8 @@ _WPALLOWED = int(Category.WPALLOWED)
 #: So many buffers take turns before an answer is moved out of one: who asks again and again mostly has the last answer
 #: still while he asks for the next.
 _TURNS = 2
-#: So many buffers are kept to be used again: enough for those who keep long answers for a while. A further one is let go,
-#: and goes with whoever reads it.
+#: So many buffers are kept to be used again: enough for who keeps long answers for a while. Of more, the oldest is let
+#: go, and lives as long as somebody reads it.
 _KEPT = 32
 #: What ``getrefcount`` says of an answer to which only its buffer and the scan refer; and a local variable.
 _UNSHARED = UNSHARED + 1
