@@ -43,6 +43,7 @@ PUBLIC = [
     "CowSample",
     "Cursor",
     "DataCorrupt",
+    "DroppableMemory",
     "InvalidArgument",
     "KernelCannot",
     "MappingQuality",

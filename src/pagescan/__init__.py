@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .errors import Closed as Closed
     from .errors import CoverageLost as CoverageLost
     from .errors import DataCorrupt as DataCorrupt
+    from .errors import DroppableMemory as DroppableMemory
     from .errors import InvalidArgument as InvalidArgument
     from .errors import KernelCannot as KernelCannot
     from .errors import MissingExtra as MissingExtra
@@ -94,6 +95,7 @@ _HOME = {
     "Cursor": "trackers.tracker",
     "DataCorrupt": "errors",
     "InvalidArgument": "errors",
+    "DroppableMemory": "errors",
     "KernelCannot": "errors",
     "MappingQuality": "trackers.mapping_quality",
     "Mark": "rollback",
@@ -156,6 +158,7 @@ __all__ = [
     "CowSample",
     "Cursor",
     "DataCorrupt",
+    "DroppableMemory",
     "InvalidArgument",
     "KernelCannot",
     "MappingQuality",

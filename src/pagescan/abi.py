@@ -319,6 +319,12 @@ class AddressSpace(Protocol):
     def mapping_at(self, address: int) -> Mapping | None:
         """The mapping that holds this address, or None."""
 
+    def is_droppable(self, mapping: Mapping) -> bool:
+        """Whether the kernel may empty this memory at any moment (MAP_DROPPABLE). Slow: for what was refused already.
+
+        Raises NoSuchProcess, AccessDenied.
+        """
+
     def has_gap(self, start: int, end: int) -> bool:
         """Whether any page of [start, end) is not mapped at all (such pages scan as empty, without an error)."""
 

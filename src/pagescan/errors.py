@@ -12,6 +12,7 @@
     ├── AccessDenied (PermissionError)        a permission is missing; the hint names the command that grants it
     ├── KernelCannot (OSError)                this kernel, or its configuration, has no such feature
     ├── NotWriteProtectable (PermissionError) WRITTEN was asked of memory that is not write-protected asynchronously
+    │   └── DroppableMemory                   it never can be: the kernel may empty it at any moment (MAP_DROPPABLE)
     ├── RegisteredElsewhere (OSError)         another userfaultfd owns the memory (EBUSY)
     ├── CoverageLost (RuntimeError)           tracked memory was moved, unmapped or unregistered
     ├── DataCorrupt (ValueError)              a file of pagescan's is damaged, or is none; names the part
@@ -91,6 +92,10 @@ class NotWriteProtectable(PagescanError, PermissionError):
 
     The kernel's EPERM under ``PM_SCAN_CHECK_WPASYNC``.
     """
+
+
+class DroppableMemory(NotWriteProtectable):
+    """Memory that the kernel may empty at any moment (MAP_DROPPABLE), and lets nobody track."""
 
 
 class RegisteredElsewhere(PagescanError, OSError):

@@ -45,7 +45,8 @@ class TestCommandLine:
         assert done.code == 0
         assert command.__doc__
         assert command.__doc__.splitlines()[0] in done.out
-        assert command.__doc__.splitlines()[0].rstrip(".") in run("--help").out
+        # argparse wraps it where it likes: Python 3.14 puts the description elsewhere than 3.11.
+        assert command.__doc__.splitlines()[0].rstrip(".") in " ".join(run("--help").out.split())
 
     def test_unknown_command_names_the_known(self, run):
         done = run("scann")

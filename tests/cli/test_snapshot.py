@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -135,9 +137,7 @@ class TestDamage:
     @pytest.fixture
     def damaged(self, arrays, store) -> Path:
         """A store of which the frame of ``weights`` in version 1 has a flipped bit."""
-        import sqlite3
-
-        with sqlite3.connect(store) as database:
+        with contextlib.closing(sqlite3.connect(store)) as database, database:
             part, data = database.execute("SELECT id, data FROM part ORDER BY id").fetchone()
             assert data.startswith(b"PgSP")
             broken = bytearray(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import string
 
@@ -38,6 +39,7 @@ from pagescan.kernel.procfs import (
     read_stat,
     read_status,
 )
+from tests.droppable import droppable as droppable
 
 NO_SUCH_PID = 2**22 + 1
 
@@ -124,6 +126,17 @@ def test_smaps():
     assert {"ht", "uw"} < huge.flags
     assert (stack.rss, stack.swap, stack.anon_huge, stack.hugetlb) == (12288, 8192, 4096, 0)
     assert stack.flags == frozenset({"rd", "wr", "gd"})
+
+
+def test_the_flags_of_one_mapping(droppable):
+    assert {"dp", "rd", "wr"} <= procfs.vm_flags(os.getpid(), droppable)
+    assert {"dp", "rd", "wr"} <= procfs.vm_flags(os.getpid(), droppable + 7 * mmap.PAGESIZE)
+    for entry in procfs.list_smaps(os.getpid()):
+        if entry.mapping.name in ("[stack]", "[vdso]"):
+            assert procfs.vm_flags(os.getpid(), entry.mapping.start) == entry.flags
+            assert "dp" not in entry.flags
+    assert procfs.vm_flags(os.getpid(), 0) == frozenset()
+    assert procfs.vm_flags(os.getpid(), (1 << 63) - 1) == frozenset()
 
 
 def test_stat_with_blanks_and_parentheses_in_the_name():

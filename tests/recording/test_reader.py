@@ -94,12 +94,13 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, sampl
             append(writer, regions, mappings=None if mappings is None else list(mappings), **more)
             wanted.append((regions, duration, quality, reason, resident, alive))
             assert growing.refresh() == 1
-        for recording in (growing, Recording.open(path)):
-            found = [
-                (s.regions, s.duration_ns, s.quality, s.reason, s.resident_pages, set(s.mappings)) for s in recording
-            ]
-            assert found == wanted
-    recording.close()
+        with Recording.open(path) as again:
+            for recording in (growing, again):
+                found = [
+                    (s.regions, s.duration_ns, s.quality, s.reason, s.resident_pages, set(s.mappings))
+                    for s in recording
+                ]
+                assert found == wanted
 
 
 # Damage
@@ -166,8 +167,8 @@ def test_files_that_are_no_recordings(tmp_path: Path, recording: Recording) -> N
     whole = recording.path.read_bytes()
     for name, content in {"empty": b"", "text": b"hello\n" * 1000, "half": whole[: len(whole) // 2]}.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataCorrupt):
-            list(Recording.open(tmp_path / name))
+        with pytest.raises(DataCorrupt), Recording.open(tmp_path / name) as opened:
+            list(opened)
     damage(tmp_path / "other", "CREATE TABLE sample (number)")
     with pytest.raises(DataCorrupt, match="no recording of pagescan"):
         Recording.open(tmp_path / "other")

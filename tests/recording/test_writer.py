@@ -125,7 +125,8 @@ def test_folders_that_cannot_be(tmp_path: Path) -> None:
 def test_names_that_are_not_utf8_or_look_like_uris(tmp_path: Path) -> None:
     for name in ("a\udcffb", "a?mode=ro#x%41"):
         three(tmp_path / name).close()
-        assert len(Recording.open(tmp_path / name).samples().__next__().mappings) == 3
+        with Recording.open(tmp_path / name) as recording:
+            assert len(recording[0].mappings) == 3
 
 
 @pytest.mark.parametrize(

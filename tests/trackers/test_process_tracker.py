@@ -13,6 +13,8 @@ import pytest
 
 import pagescan
 from pagescan import Closed, InvalidArgument, NoSuchProcess, PagescanError, ProcessTracker, Quality, Regions
+from pagescan.kernel import procfs
+from tests.droppable import MAP_DROPPABLE, NO_DROPPABLE, has_droppable, refused
 
 from ..process import replica
 from .target import PAGE, TARGET, Target
@@ -131,6 +133,17 @@ class TestMappingsThatComeAndGo:
         target.do(f"put({at}, 2)")
         assert pages(tracker.take(), at) == [2]
 
+    def test_what_could_not_be_tracked_is_tried_again_when_something_else_lies_there(self, tracked):
+        target, tracker, _ = tracked
+        at = target.area(8)
+        (mapping,) = [mapping for mapping in tracker.mappings() if mapping.start == at]
+        tracker._following.untracked[at, mapping.end] = mapping, "somebody has it"
+        assert pages(tracker.take(), at, 8) == []
+        assert tracker.untracked == [(mapping, "somebody has it")]
+        target.do(f"fill(new(4, at={at}), 2) and libc.munmap({at + 4 * PAGE}, {4 * PAGE})")
+        assert pages(tracker.take(), at, 8) == [0, 1]
+        assert tracker.untracked == []
+
     def test_a_mapping_that_goes(self, tracked):
         target, tracker, at = tracked
         target.do(f"put({at}, 2) or libc.munmap({at}, {16 * PAGE})")
@@ -185,6 +198,56 @@ def during_the_look(tracker: ProcessTracker, monkeypatch: pytest.MonkeyPatch, ev
         mark(start, length, **options)
 
     monkeypatch.setattr(userfaultfd, "writeprotect", late)
+
+
+class TestDroppableMemory:
+    """The kernel may empty it at any moment, so it is no state of the process. glibc 2.41 has some in most of them."""
+
+    @pytest.fixture
+    def droppable(self, tracked) -> int:
+        """8 pages of it, mapped since the last look."""
+        if not has_droppable():
+            pytest.skip(NO_DROPPABLE)
+        return tracked[0].do(f"fill(new(8, flags={MAP_DROPPABLE | 0x20}), 8)")
+
+    def test_it_is_passed_over_without_a_word(self, tracked, droppable):
+        target, tracker, at = tracked
+        if not refused():
+            pytest.skip("this kernel lets droppable memory be registered (before Linux 6.17)")
+        target.do(f"put({droppable}, 1) or put({at}, 2)")
+        written = tracker.take()
+        assert pages(written, at) == [2]
+        assert pages(written, droppable, 8) == []
+        assert not tracker.pages.clip(droppable, droppable + 8 * PAGE)
+        assert tracker.untracked == []
+        assert not [found for found in tracker.qualities() if found.mapping.start == droppable]
+
+    def test_what_it_is_is_asked_once(self, tracked, droppable, monkeypatch):
+        target, tracker, _ = tracked
+        asked = []
+        plain = procfs.vm_flags
+
+        def ask(pid: int, address: int) -> frozenset[str]:
+            asked.append(address)
+            return plain(pid, address)
+
+        monkeypatch.setattr(procfs, "vm_flags", ask)
+        for _ in range(3):
+            tracker.take()
+            target.area(2)  # the maps change
+        assert asked.count(droppable) == (1 if refused() else 0)
+
+    @pytest.mark.parametrize("looked", [True, False])
+    def test_ordinary_memory_in_its_place_is_tracked(self, tracked, droppable, looked):
+        target, tracker, _ = tracked
+        tracker.take()
+        if looked:
+            target.do(f"libc.munmap({droppable}, {8 * PAGE})")
+            tracker.take()
+        target.do(f"fill(new(8, at={droppable}), 3)")  # looks the same in maps
+        assert pages(tracker.take(), droppable, 8) == [0, 1, 2]
+        target.do(f"put({droppable}, 6)")
+        assert pages(tracker.take(), droppable, 8) == [6]
 
 
 class TestEnds:

@@ -14,10 +14,19 @@ import numpy as np
 import pytest
 
 import pagescan
-from pagescan import CoverageLost, InvalidArgument, Quality, RegisteredElsewhere
+from pagescan import (
+    CoverageLost,
+    DroppableMemory,
+    InvalidArgument,
+    NotWriteProtectable,
+    Quality,
+    RegisteredElsewhere,
+)
 from pagescan.kernel.userfaultfd import open_userfaultfd
 from pagescan.scanning.walk import WALK_VEC_LEN
 from tests.conformance.kernel_memory import array_at, libc, raw_mmap
+from tests.droppable import droppable as droppable
+from tests.droppable import refused_droppable as refused_droppable
 
 PAGE = mmap.PAGESIZE
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -145,6 +154,25 @@ def apart() -> int:
     """Four pages of private memory between two mappings without access, so that they merge with no neighbour."""
     whole = raw_mmap(6 * PAGE, PRIVATE, prot=0)
     return raw_mmap(4 * PAGE, PRIVATE | MAP_FIXED, address=whole + PAGE)
+
+
+@pytest.mark.usefixtures("refused_droppable")
+class TestDroppableMemory:
+    @pytest.mark.parametrize("engine", ["pagemap-scan", "pagemap-read"])
+    def test_the_error_says_what_it_is(self, droppable, engine):
+        with pytest.raises(DroppableMemory, match=r"MAP_DROPPABLE.*may empty its pages") as caught:
+            pagescan.track(array_at(droppable, 8 * PAGE), engine=engine)
+        assert isinstance(caught.value, NotWriteProtectable)
+        assert "ordinary memory" in (caught.value.hint or "")
+
+    def test_without_a_named_engine_another_one_finds_what_changed(self, droppable):
+        array = array_at(droppable, 8 * PAGE)
+        array[:] = 1
+        with pagescan.track(array) as tracker:
+            assert tracker.engine in ("soft-dirty", "compare")
+            assert "MAP_DROPPABLE" in tracker.why
+            array[5 * PAGE] = 2
+            assert slice(5 * PAGE, 6 * PAGE) in tracker.take().slices(array)
 
 
 class TestLostCoverage:

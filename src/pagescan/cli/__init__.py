@@ -81,6 +81,7 @@ def _run(arguments: list[str]) -> int:
     except SystemExit as exit_:  # --help and --version; errors are raised by Parser.error
         return int(exit_.code or 0)
     if options.command is None:
+        parser.color = sys.stderr.isatty()  # argparse looks at stdout whatever it is told to write to
         parser.print_help(sys.stderr)
         return ExitCode.USAGE
     return commands[options.command].run(options)
@@ -104,6 +105,8 @@ def load(names: Iterable[str]) -> dict[str, Command]:
 
 class Parser(argparse.ArgumentParser):
     """argparse, but an error is raised like every other error."""
+
+    color: bool  # since Python 3.14
 
     def error(self, message: str) -> NoReturn:
         raise InvalidArgument(message, hint=f"{self.prog} --help")

@@ -289,7 +289,8 @@ class SmapsEntry:
     Attributes:
         mapping: with the page size that backs it.
         sizes: every figure by its name in the file (``Rss``, ``Swap``, ``Shared_Hugetlb``), in bytes.
-        flags: ``VmFlags``, two letters each: ``uw`` registered for userfaultfd write protection, ``ht`` hugetlb.
+        flags: ``VmFlags``, two letters each: ``uw`` registered for userfaultfd write protection, ``ht`` hugetlb, ``dp``
+            droppable.
     """
 
     mapping: Mapping
@@ -353,6 +354,26 @@ def list_smaps(pid: int) -> list[SmapsEntry]:
     """Every mapping of a process with its figures. Walks all its page tables: slow for large processes. Raises as
     :func:`open_process_file`."""
     return parse_smaps(read_process_file(pid, "smaps"))
+
+
+def vm_flags(pid: int, address: int) -> frozenset[str]:
+    """``VmFlags`` of the mapping that holds ``address``; none if nothing does. Raises as :func:`open_process_file`.
+
+    Walks the page tables of what is mapped below it, too, and of hardly anything above.
+    """
+    block: list[str] = []
+    with io.BufferedReader(open_process_file(pid, "smaps")) as file:
+        try:
+            for line in file:
+                block.append(os.fsdecode(line))
+                if line.startswith(b"VmFlags:"):
+                    entry = _parse_block(block, PAGE_SIZE)
+                    if address < entry.mapping.end:
+                        return entry.flags if address >= entry.mapping.start else frozenset()
+                    block.clear()
+        except OSError as error:
+            raise process_error(error, pid, f"read /proc/{pid}/smaps") from error
+    return frozenset()
 
 
 def kept_from_children(pid: int) -> list[tuple[int, int]]:

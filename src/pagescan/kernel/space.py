@@ -88,6 +88,13 @@ class LinuxSpace:
         """The mapping that holds this address, or None. Raises NoSuchProcess, AccessDenied."""
         return procfs.mapping_at(self.pid, address)
 
+    def is_droppable(self, mapping: Mapping) -> bool:
+        """Whether the kernel may empty this memory at any moment. Raises NoSuchProcess, AccessDenied.
+
+        Linux 6.11, 9651fcedf7b9 ("mm: add MAP_DROPPABLE for designating always lazily freeable mappings").
+        """
+        return "dp" in procfs.vm_flags(self.pid, mapping.start)
+
     def has_gap(self, start: int, end: int) -> bool:
         """Whether any page of [start, end) is not mapped at all (such pages scan as empty, without an error)."""
         if not self.is_self:

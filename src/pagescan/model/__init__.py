@@ -10,7 +10,7 @@ Everything above it takes a process of the model wherever it takes one of Linux:
 Where to look for a behaviour: ``faults`` (reads and writes), ``thp``, ``swap``, ``fork``, ``remap`` (mremap),
 ``advice`` (madvise), ``protect`` and ``userfaultfd``, ``scan`` with ``categories`` (what each page table entry is
 called), ``scan_arguments`` and ``scan_output``; ``pages`` and ``vma`` hold the state; ``behaviour`` has what differs by
-release.
+release. It has no droppable memory (``MAP_DROPPABLE``).
 """
 
 from .advice import ADVICE

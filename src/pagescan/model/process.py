@@ -296,6 +296,10 @@ class Process(Followed):
             page_size=self.mm.pmd_size if vma.hugetlb else self.page_size,
         )
 
+    def is_droppable(self, mapping: Mapping) -> bool:
+        """No: the model has no MAP_DROPPABLE."""
+        return False
+
     def has_gap(self, start: int, end: int) -> bool:
         """Whether any page of [start, end) is not mapped."""
         return not self.mm.vmas.covers(start, end)

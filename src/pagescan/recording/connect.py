@@ -8,8 +8,9 @@ import sqlite3
 import stat
 from typing import TYPE_CHECKING
 
+from ..database import file_uri
 from ..errors import AccessDenied, DataCorrupt, InvalidArgument
-from .schema import APPLICATION_ID, FORMAT, explained, uri
+from .schema import APPLICATION_ID, FORMAT, explained
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,8 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def _checked(path: Path, options: str) -> sqlite3.Connection:
     # Another thread may look than the one that opened: a live view reads in the background.
-    connection = sqlite3.connect(uri(path, options), uri=True, isolation_level=None, check_same_thread=False)
+    uri = file_uri(path.absolute(), options)
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     try:
         _check_format(path, connection)
     except BaseException:

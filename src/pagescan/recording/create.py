@@ -13,9 +13,10 @@ import secrets
 import sqlite3
 from typing import TYPE_CHECKING
 
+from ..database import file_uri
 from ..errors import AccessDenied, AlreadyExists, InvalidArgument, PagescanError
 from .owner import is_running, own_identity
-from .schema import APPLICATION_ID, TABLES, info_rows, read_info, uri
+from .schema import APPLICATION_ID, TABLES, info_rows, read_info
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,10 +44,15 @@ def create_file(path: Path, info: RecordingInfo, *, force: bool) -> None:
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """The connection of the writer: WAL mode, transactions begun by hand."""
+    uri = file_uri(path.absolute(), "mode=rw")
     try:
-        connection = sqlite3.connect(uri(path, "mode=rw"), uri=True, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            connection.close()
+            raise
     except sqlite3.Error as error:
         raise write_error(path, error) from error
     return connection
@@ -93,7 +99,7 @@ def _taken(path: Path) -> AlreadyExists:
 
 def _written_now(path: Path) -> bool:
     try:
-        with contextlib.closing(sqlite3.connect(uri(path, "mode=ro"), uri=True)) as connection:
+        with contextlib.closing(sqlite3.connect(file_uri(path.absolute(), "mode=ro"), uri=True)) as connection:
             if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
                 return False
             _, writer = read_info(connection)
@@ -104,7 +110,7 @@ def _written_now(path: Path) -> bool:
 
 
 def _fill(path: Path, info: RecordingInfo) -> None:
-    with contextlib.closing(sqlite3.connect(uri(path, "mode=rw"), uri=True)) as connection, connection:
+    with contextlib.closing(sqlite3.connect(file_uri(path.absolute(), "mode=rw"), uri=True)) as connection, connection:
         connection.executescript(TABLES)
         connection.executemany("INSERT INTO info VALUES (?, ?)", info_rows(info, own_identity()))
 

@@ -42,11 +42,6 @@ CREATE TABLE ending (reason TEXT NOT NULL, detail TEXT NOT NULL, time_ns INTEGER
 QUALITIES = (Quality.EXACT, Quality.SUPERSET, Quality.LOST)
 
 
-def uri(path: Path, options: str) -> str:
-    """The file as SQLite's URI; any file name goes, also one that is not UTF-8."""
-    return f"{path.absolute().as_uri()}?{options}"
-
-
 def signed(value: int) -> int:
     """An unsigned 64-bit number as the signed one with the same bits."""
     return value - (1 << 64) if value >= 1 << 63 else value

@@ -10,6 +10,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, NoReturn
 
+from ..database import file_uri
 from ..errors import AccessDenied, Closed, DataCorrupt, InvalidArgument, PagescanError, VersionConflict
 from .base import FORMAT, PackInfo, other_format
 
@@ -385,7 +386,7 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         options = "immutable=1"
     # Any thread may use it: the store lets in one at a time.
     return sqlite3.connect(
-        f"{path.absolute().as_uri()}?{options}",
+        file_uri(path.absolute(), options),
         uri=True,
         isolation_level=None,
         check_same_thread=False,

@@ -108,6 +108,9 @@ class FakeSpace:
     def mapping_at(self, address: int) -> Mapping | None:
         return next((m for m in self.mappings() if m.start <= address < m.end), None)
 
+    def is_droppable(self, mapping: Mapping) -> bool:
+        return False
+
     def has_gap(self, start: int, end: int) -> bool:
         (mapping,) = self.mappings()
         return not mapping.start <= start <= end <= mapping.end

@@ -33,6 +33,9 @@ class FollowingEngine(Engine, Protocol):
     #: (end, start) of neighbours between which there is nothing that anybody may have registered.
     bridges: frozenset[tuple[int, int]]
 
+    def refuses(self, start: int, end: int) -> bool:
+        """Whether a range that could not be covered still cannot: other memory may lie there by now."""
+
 
 class FollowingRead(PagemapReadEngine):
     """``pagemap-read`` on another process."""
@@ -78,6 +81,9 @@ class FollowingCompare(CompareEngine):
                 self.uncover(Regions.span(extent.start, extent.end, page_size=size))
                 said = error.message if isinstance(error, PagescanError) else str(error)
                 raise NotWriteProtectable(f"it cannot be read: {said}") from None
+
+    def refuses(self, start: int, end: int) -> bool:
+        return False
 
     def _has_gap(self, extent: Extent) -> bool:
         return False

@@ -8,13 +8,15 @@ lost between two looks, whatever the process does to its address space.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import operator
 import threading
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..errors import Closed, NoSuchProcess, PagescanError
+from ..errors import Closed, DroppableMemory, NoSuchProcess, PagescanError
 from ..query import Category
 from ..ranges import Region, Regions
 from .base import Findings, Hot
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from .changed import Changed
 
 _FORKED = "it was forked since the last look, and all that it holds is named"
+#: What is no state of the process is passed over without a word. Droppable memory is, too (:meth:`_cover_one`).
 _NEVER = ("[vdso]", "[vvar]", "[vvar_vclock]", "[vsyscall]")
 #: Looks that may each meet a mapping replaced since the one before; a process cannot do that for ever by chance.
 _ROUNDS = 8
@@ -61,6 +64,8 @@ class Following:
         self._asked: tuple[Regions, Extents] = self.pages, Extents()
         self._exempting = Exempting(Extents(), space.page_size) if hot == "exempt" else None
         self.untracked: dict[tuple[int, int], tuple[Mapping, str]] = {}
+        #: What was refused because it is droppable.
+        self._droppable: dict[tuple[int, int], Mapping] = {}
         #: What was mapped at the last look; the space gives the same object again as long as that is unchanged.
         self._now: Sequence[Mapping] = ()
         #: Something was forgotten since.
@@ -208,6 +213,7 @@ class Following:
         self.pages, self.extents = Regions.empty(page_size=space.page_size), []
         self._stale = True
         self.untracked.clear()
+        self._droppable.clear()
         for reader in self._readers:
             reader.pending = reader.unsure = Regions.empty(page_size=space.page_size)
             reader.epoch += 1
@@ -216,14 +222,24 @@ class Following:
         """What is covered and no longer mapped (or wanted), and what is mapped, wanted and not covered."""
         size = self.space.page_size
         now = self.space.mappings()
+        self._try_droppable_again()
         if now is self._now and not self._stale:
             return Regions.empty(page_size=size), Regions.empty(page_size=size)
         self._now, self._stale = now, False
+        self.untracked = {key: value for key, value in self.untracked.items() if _holds(now, value[0])}
+        self._droppable = {key: mapping for key, mapping in self._droppable.items() if _holds(now, mapping)}
         wanted = ((m.start, m.end) for m in now if m.writable and m.name not in _NEVER and self._wanted(m))
         mapped = Regions.from_pairs(wanted, page_size=size)
-        refused = Regions.from_pairs(self.untracked, page_size=size)
+        refused = Regions.from_pairs([*self.untracked, *self._droppable], page_size=size)
         self.engine.bridges = find_bridges(self.extents, now)
         return self.pages - mapped, mapped - self.pages - refused
+
+    def _try_droppable_again(self) -> None:
+        """Ordinary memory in its place may look the same in maps. Nobody was told of it, so it must not be missed."""
+        taken = [key for key in self._droppable if not self.engine.refuses(*key)]
+        for key in taken:
+            del self._droppable[key]
+        self._stale = self._stale or bool(taken)
 
     def _cover(self, pages: Regions, *, arm: bool = False) -> Regions:
         """Cover these pages, mapping by mapping; returns all that they hold, unless they are armed first."""
@@ -246,6 +262,11 @@ class Following:
             self.engine.cover([extent])
         except NoSuchProcess:
             raise
+        except DroppableMemory:
+            # The kernel may empty it at any moment, so nobody relies on it (nearly every process has some: the C
+            # library keeps there what vDSO getrandom() needs).
+            self._droppable[extent.start, extent.end] = mapping
+            return None
         except (PagescanError, OSError) as error:
             said = error.message if isinstance(error, PagescanError) else str(error)
             self.untracked[extent.start, extent.end] = mapping, said
@@ -266,6 +287,7 @@ class Following:
             for part in Regions.span(extent.start, extent.end, page_size=self.space.page_size) - pages
         ]
         self.untracked = {key: value for key, value in self.untracked.items() if not pages.clip(*key)}
+        self._droppable = {key: value for key, value in self._droppable.items() if not pages.clip(*key)}
 
     def close(self) -> None:
         with self._lock:
@@ -274,6 +296,12 @@ class Following:
                 # Closing the descriptor unregisters everything at once.
                 self.engine.close()
                 self.space.close()
+
+
+def _holds(mappings: Sequence[Mapping], mapping: Mapping) -> bool:
+    """Whether a mapping is among these, which are by address."""
+    at = bisect.bisect_left(mappings, mapping.start, key=operator.attrgetter("start"))
+    return at < len(mappings) and mappings[at] == mapping
 
 
 def _parts(mappings: Sequence[Mapping], pages: Regions) -> Iterator[tuple[Mapping, Region]]:

@@ -78,6 +78,9 @@ class PagemapReadEngine:
     def cover(self, extents: Sequence[Extent]) -> None:
         self._registered.cover(extents)
 
+    def refuses(self, start: int, end: int) -> bool:
+        return self._registered.refuses(start, end)
+
     def uncover(self, pages: Regions) -> None:
         self._populated -= pages
         self._registered.uncover(pages)

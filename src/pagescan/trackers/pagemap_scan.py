@@ -114,6 +114,10 @@ class PagemapScanEngine:
     def cover(self, extents: Sequence[Extent]) -> None:
         self._registered.cover(extents)
 
+    def refuses(self, start: int, end: int) -> bool:
+        """See :meth:`Registrations.refuses`."""
+        return self._registered.refuses(start, end)
+
     def uncover(self, pages: Regions) -> None:
         self._populated -= pages
         self._registered.uncover(pages)

@@ -186,7 +186,8 @@ class ProcessTracker(ProcessCursor):
         pause_ns: the longest it can have stood still for us, in nanoseconds.
         popen: the process as :mod:`subprocess` knows it, if it was spawned.
         engine, why: which engine answers, and why.
-        untracked: mappings that could be written to but cannot be tracked, with the reason.
+        untracked: mappings that could be written to but cannot be tracked, with the reason. What is no state of the
+            process ([vvar], droppable memory) is in none of the two.
         children: with ``follow_forks``, the trackers of its descendants, as of the last look.
         refused: with ``follow_forks``, the pids of descendants that cannot be tracked, with the reason.
     """

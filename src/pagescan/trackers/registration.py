@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import (
     CoverageLost,
+    DroppableMemory,
     InvalidArgument,
     KernelCannot,
     NoSuchProcess,
@@ -149,6 +150,14 @@ class Registrations:
         self.regions |= pages
         register(self._space, self._uffd, extents, self._mode)
 
+    def refuses(self, start: int, end: int) -> bool:
+        """Whether this range, which could not be registered, still cannot: other memory may lie there by now."""
+        try:
+            self._uffd.register(start, end - start, self._mode)
+        except OSError:
+            return True
+        return False
+
     def uncover(self, pages: Regions) -> None:
         """Unregister these, and the gaps that no longer lie between two that are covered."""
         self._covered -= pages
@@ -235,6 +244,13 @@ def _explained(space: AddressSpace, error: OSError, extent: Extent) -> PagescanE
             hint="map the file for writing, or privately (ACCESS_COPY), or leave it out",
             errno=errno.EPERM,
         )
+    if error.errno == errno.EINVAL and mapping and _is_droppable(space, mapping):
+        return DroppableMemory(
+            f"{asked}: it is droppable memory (MAP_DROPPABLE): the kernel may empty its pages at any moment, and lets "
+            "nobody track them",
+            hint="keep what must not be lost in ordinary memory, and track that",
+            errno=errno.EINVAL,
+        )
     if error.errno == errno.EINVAL:
         return NotWriteProtectable(
             f"{asked}: the kernel allows it for ordinary memory only (not [vdso], [vvar] or device memory)",
@@ -244,3 +260,9 @@ def _explained(space: AddressSpace, error: OSError, extent: Extent) -> PagescanE
     if error.errno == errno.ENOMEM:
         return NoSuchProcess(f"{asked}: its address space is gone", errno=errno.ENOMEM)
     return KernelCannot(f"{asked}: {error.strerror}", errno=error.errno)
+
+
+def _is_droppable(space: AddressSpace, mapping: Mapping) -> bool:
+    with contextlib.suppress(PagescanError):  # where we may not know, the plain reason has to do
+        return space.is_droppable(mapping)
+    return False
