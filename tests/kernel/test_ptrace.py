@@ -18,11 +18,13 @@ from pagescan.abi import Mapping
 from pagescan.errors import KernelCannot, NoSuchProcess
 from pagescan.kernel import ptrace, registers, remote, sigframe
 from pagescan.kernel.gadgets import Gadgets, find_gadgets
+from pagescan.kernel.guards import Guards
 from pagescan.kernel.procfs import list_mappings
 from pagescan.kernel.registers import (
     FS_BASE,
     NO_CALL,
     ORIG_RAX,
+    R10,
     RAX,
     RDI,
     RDX,
@@ -96,6 +98,12 @@ def test_a_call_interrupted_twice_is_known_by_its_text(code, found):
         assert (registers.signed(way[RAX]), way[RIP]) == (-errno.EINTR, words[RIP])
     else:
         assert way == again(words, found)
+
+
+def test_a_call_interrupted_twice_is_known_by_its_arguments_where_its_text_does_not_tell():
+    words = tuple({RDI: 1, RSI: 0, RDX: 0x7FFC_0000_1000, R10: 0}.get(i, w) for i, w in enumerate(inside(219, -516)))
+    assert X86.ways_on(words, bytes(7)).by_sigreturn == again(words, 230)
+    assert X86.ways_on(words, b"\xb8\x07\0\0\0\x0f\x05").by_sigreturn == again(words, 7)  # the text has the last word
 
 
 @pytest.mark.parametrize("name", X86_NEVER_RESTARTED)
@@ -253,6 +261,27 @@ def test_which_memory_may_hold_a_frame():
     assert "shadow stack" in on(0x18000, 0x1FF00, shadow_stack=True)
     assert "syscall; ret" in on(0x18000, 0x1FF00, gadgets=Gadgets(call=1))
     assert "aarch64" in on(0x18000, 0x1FF00, layout=AArch64())
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["one mapping", "a guard apart"])
+def test_which_memory_beside_guard_regions_may_hold_a_frame(apart):
+    """Two stacks in one mapping, at 0x11000 and at 0x18000, each with its guard and its thread's block."""
+
+    def among(stack: int, thread_block: int, guards: Guards) -> str:
+        return on(stack, thread_block, mappings=[GUARD, STACK] if apart else [STACK], guards=guards)
+
+    both = Guards((0x11000, 0x18000), (0x12000, 0x19000))
+    assert among(0x1B000, 0x1FF00, both) == ""
+    assert among(0x14000, 0x17F00, both) == ""
+    assert "may not be a stack" in among(0x14000, 0x1FF00, both)  # a coroutine on the other's
+    assert "may not be a stack" in among(0x1B000, 0x17F00, both)
+    assert "may not be a stack" in among(0x18800, 0x1FF00, both)  # in the guard itself
+    assert "may not be a stack" in among(0x1B000, 0x40000, both)
+    above = Guards((0x1D000,), (0x1E000,))
+    assert "may not be a stack" in among(0x1B000, 0x1FF00, above)
+    assert (among(0x1B000, 0x1CF00, above) == "") is apart  # a guard below is needed, of either kind
+    unknown = among(0x1B000, 0x1FF00, Guards(told=False))
+    assert unknown == "" if apart else "Linux 6.16 does" in unknown
 
 
 # --- a child ---------------------------------------------------------------------------------------------------------

@@ -110,6 +110,7 @@ int main(int argc, char **argv) {
     sigset_t set; sigemptyset(&set); sigaddset(&set, SIGUSR1);
     IS(nanosleep) CALL(nanosleep(&span, &rest));
     IS(clock_nanosleep) CALL(clock_nanosleep(CLOCK_MONOTONIC, 0, &span, &rest));
+    IS(syscall) CALL(syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &span, &rest)); /* its number in a register */
     IS(poll) CALL(poll(0, 0, SPAN));
     IS(ppoll) CALL(ppoll(0, 0, &span, &set));
     IS(select) CALL(select(0, 0, 0, 0, &interval));
@@ -235,6 +236,60 @@ int main(void) {
     sigaction(SIGUSR1, &action, 0); action.sa_handler = end; sigaction(SIGTERM, &action, 0);
     raise(SIGUSR1);
     for (int i = 0; i < 16384; i++) if (around[0][i] != 7 || around[2][i] != 7) { puts("wrong"); return 1; }
+    puts("right");
+    return 0;
+}
+"""
+
+#: Threads on stacks mapped in one piece, each with a guard region at its lower end; or one thread that runs on
+#: the few KiB of a coroutine in the midst of what lies below its own stack.
+GUARDED = r"""
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+#define SIZE (256 << 10)
+#define FROM (SIZE / 2)
+#define PAGE 4096
+#define GUARD_INSTALL 102
+static volatile sig_atomic_t over;
+static int count;
+static char *area;
+static ucontext_t own, aside;
+static void end(int signal) { (void)signal; over = 1; }
+static void spin(void) { __atomic_add_fetch(&count, 1, __ATOMIC_SEQ_CST); while (!over) ; }
+static void *plain(void *unused) { (void)unused; spin(); return 0; }
+static void *coroutine(void *unused) {
+    (void)unused; getcontext(&aside);
+    aside.uc_stack.ss_sp = area + FROM; aside.uc_stack.ss_size = PAGE; aside.uc_link = &own;
+    makecontext(&aside, spin, 0); swapcontext(&own, &aside);
+    return 0;
+}
+int main(int argc, char **argv) {
+    int away = !strcmp(argv[1], "coroutine"), threads = away ? 1 : atoi(argv[2]); (void)argc;
+    pthread_t ids[8]; pthread_attr_t attributes;
+    sigset_t set; sigemptyset(&set); sigaddset(&set, SIGTERM); signal(SIGTERM, end);
+    sigprocmask(SIG_BLOCK, &set, 0); /* a handler's frame would not fit on the coroutine's stack either */
+    area = mmap(0, (away + threads) * SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
+    for (int i = 0; i < away + threads; i++)
+        if (i == 0 && away && !strcmp(argv[2], "none")) mprotect(area, PAGE, PROT_NONE);
+        else madvise(area + i * SIZE, PAGE, GUARD_INSTALL);
+    if (away) memset(area + PAGE, 7, SIZE - PAGE);
+    for (int i = 0; i < threads; i++) {
+        pthread_attr_init(&attributes); pthread_attr_setstack(&attributes, area + (away + i) * SIZE, SIZE);
+        if (pthread_create(&ids[i], &attributes, away ? coroutine : plain, 0)) return 3;
+    }
+    sigprocmask(SIG_UNBLOCK, &set, 0);
+    while (__atomic_load_n(&count, __ATOMIC_SEQ_CST) < threads) ;
+    printf("ready\n"); fflush(stdout);
+    for (int i = 0; i < threads; i++) pthread_join(ids[i], 0);
+    if (away) for (int i = PAGE; i < SIZE; i++)
+        if ((i < FROM || i >= FROM + PAGE) && area[i] != 7) { puts("wrong"); return 1; }
     puts("right");
     return 0;
 }

@@ -27,7 +27,9 @@ from pagescan.abi import (
     pack_scan_argument,
 )
 from pagescan.errors import AccessDenied, Closed, InvalidArgument, KernelCannot, NoSuchProcess, PagescanError
-from pagescan.kernel import ptrace, registers, remote
+from pagescan.kernel import probes, ptrace, registers, remote
+from pagescan.kernel.findings import State
+from pagescan.kernel.pagemap import Pagemap
 from pagescan.kernel.permissions import CAP_SYS_ADMIN, has_capability
 from pagescan.kernel.procfs import read_status
 from pagescan.kernel.space import LinuxSpace
@@ -100,10 +102,65 @@ def test_every_thread_of_a_program_can_be_the_one():
         assert verdict(process) == "right"
 
 
+@pytest.fixture
+def guards_told() -> None:
+    """Skip, with the reason, where there are no guard regions or nobody tells of them."""
+    try:
+        outcome = probes.guard()
+    except PagescanError as error:
+        pytest.skip(error.message)
+    if outcome.state is not State.WORKS:
+        pytest.skip(outcome.evidence)
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_a_stack_guarded_within_its_mapping_is_one(count, guards_told):
+    """As glibc makes them from 2.42 on; two of them lie in one mapping."""
+    with running(build(targets.GUARDED), "threads", count) as process:
+        for tid in others(process.pid) * 3:
+            adopted = take(process.pid, tid=tid)
+            assert (adopted.survives, ON_X86 and adopted.lacks) == (ON_X86, ON_X86 and "")
+        assert verdict(process) == "right"
+
+
+@pytest.mark.parametrize("below", ["guard", "none"])
+def test_memory_below_another_stack_in_its_mapping_is_not_written_over(below, guards_told):
+    """A coroutine runs there; whether at the end of its memory is a guard region, or a mapping without permissions."""
+    with running(build(targets.GUARDED), "coroutine", below) as process:
+        for tid in others(process.pid) * 3:
+            adopted = take(process.pid, tid=tid)
+            assert not adopted.survives
+            assert not ON_X86 or "may not be a stack" in adopted.lacks
+        assert verdict(process) == "right"
+
+
+def others(pid: int) -> list[int]:
+    """The threads but for the first."""
+    return [int(tid) for tid in os.listdir(f"/proc/{pid}/task") if int(tid) != pid]
+
+
+@pytest.mark.parametrize("known", [None, Category.PRESENT], ids=["not looked at", "unknown"])
+def test_where_guards_cannot_be_found_out_the_target_is_attached_to_all_the_same(known, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise AccessDenied("fake")
+
+    if known is None:
+        monkeypatch.setattr(Pagemap, "open", refuse)
+    else:
+        monkeypatch.setattr(Pagemap, "known", known)
+    with running(build(targets.GUARDED), "threads", "1") as process:
+        (tid,) = others(process.pid)
+        adopted = take(process.pid, tid=tid)
+        assert not adopted.survives
+        assert not ON_X86 or "Linux 6.16 does" in adopted.lacks
+        assert verdict(process) == "right"
+
+
 #: What each call returns, its errno, and whether its timeout is relative and starts anew (signal(7): never restarted).
 BLOCKING = {
     "nanosleep": (0, 0, False),
     "clock_nanosleep": (0, 0, False),
+    "syscall": (0, 0, False),
     "poll": (0, 0, False),
     "ppoll": (0, 0, False),
     "select": (0, 0, False),
@@ -268,7 +325,7 @@ class TestDeathOfTheTracker:
             take(process.pid)
             assert verdict(process) == "right"
 
-    @pytest.mark.parametrize("name", ["nanosleep", "read", "condwait", "sigsuspend"])
+    @pytest.mark.parametrize("name", ["nanosleep", "syscall", "poll", "read", "condwait", "sigsuspend"])
     def test_while_the_target_blocks(self, name):
         with running(build(targets.BLOCK), name) as process:
             targets.wait_until_blocked(process.pid)
@@ -471,8 +528,8 @@ def test_text_that_changed_is_looked_up_again(sleeper, monkeypatch):
     looked = []
     look = module.look
 
-    def stale(pid: int, may: permission.Permission) -> remote.Known:
-        known = look(pid, may)
+    def stale(pid: int, may: permission.Permission, *, guards: bool) -> remote.Known:
+        known = look(pid, may, guards=guards)
         looked.append(known)
         if len(looked) == 1:
             moved = known.gadgets.seen("call", LinuxSpace(pid).mappings()[0].start, b"\x0f\x05")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .ioctl import ABI
+from .restarted import call_by_arguments, call_by_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -159,17 +160,6 @@ _X86_EINTR, _X86_RESTARTBLOCK = -errno.EINTR & _MASK, -ERESTART_RESTARTBLOCK & _
 _X86_RESTARTED = frozenset({-ERESTARTSYS & _MASK, -ERESTARTNOINTR & _MASK, -ERESTARTNOHAND & _MASK, _X86_RESTARTBLOCK})
 
 
-#: Those that restart_syscall goes on with: nanosleep, poll, futex, clock_nanosleep.
-_X86_RESTARTABLE = frozenset({35, 7, 202, 230})
-
-
-def _x86_call_in(code: bytes) -> int | None:
-    """The number in ``mov $number, %eax; syscall``, if the text ends so: the registers of a call that was interrupted
-    twice do not tell any more which it was."""
-    number = int.from_bytes(code[1:5], "little")
-    return number if code[:1] + code[5:] == b"\xb8\x0f\x05" and number in _X86_RESTARTABLE else None
-
-
 @dataclass(frozen=True, slots=True)
 class X86_64:
     """64-bit x86. ``rax`` holds the result, ``orig_rax`` the number of the call the thread is in, or -1."""
@@ -220,10 +210,14 @@ class X86_64:
             return WaysOn(words, _changed(words, {ORIG_RAX: NO_CALL}), outside=True)
         if result != _X86_RESTARTBLOCK:
             return WaysOn(words, self._again(words, call), outside=False)
-        # nanosleep, poll, futex with a relative timeout: restart_syscall goes on with what is left of it.
-        first = _x86_call_in(code) if call == _X86_RESTART_SYSCALL else call
+        # nanosleep, poll, futex with a timeout: restart_syscall goes on with what is left of it.
+        first = self._restarted(words, code) if call == _X86_RESTART_SYSCALL else call
         ended = _changed(words, {RAX: -errno.EINTR, ORIG_RAX: NO_CALL})
         return WaysOn(words, ended if first is None else self._again(words, first), outside=False)
+
+    def _restarted(self, words: Words, code: bytes) -> int | None:
+        by_text = call_by_text(code)
+        return call_by_arguments(words[RDI], words[RSI], words[RDX], words[R10]) if by_text is None else by_text
 
     def _again(self, words: Words, call: int) -> Words:
         """Back on the instruction that made the call (``syscall`` and ``int 0x80`` have two bytes each)."""

@@ -39,6 +39,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from . import registers, sigframe
+from .guards import NO_GUARDS
 from .procfs import count_runnable, open_process_file
 from .ptrace import (
     ALL_SIGNALS,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
     from ..abi import Mapping
     from .gadgets import Gadgets
+    from .guards import Guards
     from .ptrace import Stop
     from .registers import Layout, Words
 
@@ -95,6 +97,7 @@ class Known:
         gadgets: the instructions to use.
         mappings: by address; they tell which memory is a stack.
         shadow_stack: its returns are checked by the processor, so no frame can be returned into.
+        guards: regions within the mappings that nothing can be written to.
         expected, places: the bytes of the instructions, and where they stand, made of ``gadgets``.
         starts: of the mappings.
     """
@@ -103,6 +106,7 @@ class Known:
     gadgets: Gadgets
     mappings: Sequence[Mapping]
     shadow_stack: bool = False
+    guards: Guards = NO_GUARDS
     expected: bytes = field(init=False)
     places: Places = field(init=False)
     starts: tuple[int, ...] = field(init=False)
@@ -273,7 +277,7 @@ def no_frame(known: Known, words: Words) -> str:
 
     The memory there must belong to its stack, and to nothing else: coroutines and signal handlers may run on a few
     KiB in the midst of a heap. Two kinds are certain: the first thread's ``[stack]``, and the stack that a libc made
-    for a thread, with the thread's control block at its upper end and a guard right below it.
+    for a thread, with the thread's control block at its upper end and a guard below it (:func:`_is_guarded`).
     """
     if known.layout.name != "x86_64":
         return f"pagescan knows no signal frame of {known.layout.name}"
@@ -288,11 +292,25 @@ def no_frame(known: Known, words: Words) -> str:
         return "its stack pointer points to no memory known"
     if mapping.name == "[stack]":
         return ""
-    below = known.mappings[index - 1] if index else None
-    guarded = below is not None and below.end == mapping.start and below.perms.startswith("---")
-    if guarded and mapping.private_anonymous and stack < words[registers.FS_BASE] < mapping.end:
+    block = words[registers.FS_BASE]
+    above = mapping.private_anonymous and stack < block < mapping.end
+    if above and _is_guarded(known, index, stack, block):
         return ""
-    return "it runs on memory that may not be a stack of its own (a coroutine's, a signal handler's)"
+    why = "it runs on memory that may not be a stack of its own (a coroutine's, a signal handler's)"
+    return why if known.guards.told else f"{why}: guards within a mapping are not told of here (Linux 6.16 does)"
+
+
+def _is_guarded(known: Known, index: int, stack: int, block: int) -> bool:
+    """Whether what begins at a guard and goes on to the thread's control block holds the stack pointer.
+
+    A libc's guard is a mapping without permissions right below the stack's, or a guard region at the stack's lower end
+    (:mod:`.guards`). Then the stack shares its mapping with whatever came to lie beside it, and a guard between the
+    stack pointer and the control block means that the thread runs on something else.
+    """
+    mapping, guards = known.mappings[index], known.guards
+    below = known.mappings[index - 1] if index else None
+    apart = below is not None and below.end == mapping.start and below.perms.startswith("---")
+    return (apart or guards.within(mapping.start, stack)) and not guards.within(stack, block)
 
 
 # --- restartable sequences -------------------------------------------------------------------------------------------

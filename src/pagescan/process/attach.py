@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 from ..errors import AccessDenied, Closed, InvalidArgument, KernelCannot, NoSuchProcess, PagescanError
 from ..kernel import memory, procfs, ptrace, remote
 from ..kernel.gadgets import find_gadgets
+from ..kernel.guards import NO_GUARDS, find_guards
 from ..kernel.ioctl import syscall_number
 from ..kernel.space import LinuxSpace
 from ..kernel.userfaultfd import UFFD_USER_MODE_ONLY, Userfaultfd, adopt, describe_features, handshake
@@ -151,7 +152,10 @@ def _attach(pid: int, tid: int, pidfd: int, permission: Permission, timeout: flo
     """Stop the thread and take the descriptor; again while a signal came in between, or the text changed."""
     options = ptrace.PTRACE_O_SUSPEND_SECCOMP if permission.suspend_seccomp else 0
     deadline = time.monotonic() + timeout
-    known = look(pid, permission)
+    # The first thread has a stack that is called so. (Elsewhere a guard proves nothing of it: its control block is none
+    # of a stack's, and may lie above any memory.)
+    guards = frame and tid != pid
+    known = look(pid, permission, guards=guards)
     while True:
         try:
             (ours, theirs), pause = ptrace.in_tracer_thread(
@@ -167,7 +171,7 @@ def _attach(pid: int, tid: int, pidfd: int, permission: Permission, timeout: flo
         except remote.TextChanged:
             if time.monotonic() > deadline:
                 raise _never_quiet(tid, timeout) from None
-            known = look(pid, permission)
+            known = look(pid, permission, guards=guards)
         except remote.ForeignThread:
             raise thirty_two_bit(pid) from None
         except PagescanError:
@@ -185,8 +189,11 @@ def _never_quiet(tid: int, timeout: float) -> KernelCannot:
     )
 
 
-def look(pid: int, permission: Permission) -> remote.Known:
-    """What has to be known of a process before it is stopped. Raises NoSuchProcess, AccessDenied, KernelCannot."""
+def look(pid: int, permission: Permission, *, guards: bool = False) -> remote.Known:
+    """What has to be known of a process before it is stopped; ``guards``: also what tells the stacks of its threads.
+
+    Raises NoSuchProcess, AccessDenied, KernelCannot.
+    """
     gadgets = find_gadgets(pid, permission.layout)
     if gadgets.call is None:
         raise KernelCannot(
@@ -194,7 +201,9 @@ def look(pid: int, permission: Permission) -> remote.Known:
             hint="the program can hand over its own userfaultfd: pagescan.share()",
             pid=pid,
         )
-    return remote.Known(permission.layout, gadgets, procfs.list_mappings(pid), permission.shadow_stack)
+    mappings = procfs.list_mappings(pid)
+    found = find_guards(pid, mappings) if guards else NO_GUARDS
+    return remote.Known(permission.layout, gadgets, mappings, permission.shadow_stack, found)
 
 
 def take(calls: RemoteCalls, pidfd: int, pid: int) -> tuple[int, int]:
