@@ -156,6 +156,11 @@ def test_where_guards_cannot_be_found_out_the_target_is_attached_to_all_the_same
         assert verdict(process) == "right"
 
 
+def test_guards_are_not_looked_for_where_they_would_prove_nothing(sleeper, monkeypatch):
+    monkeypatch.setattr(module, "find_guards", lambda *_: pytest.fail("for the first thread"))
+    assert take(sleeper).survives is ON_X86
+
+
 #: What each call returns, its errno, and whether its timeout is relative and starts anew (signal(7): never restarted).
 BLOCKING = {
     "nanosleep": (0, 0, False),
