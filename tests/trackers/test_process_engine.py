@@ -47,6 +47,11 @@ class TestBridges:
         found = find_bridges(extents(self.ONE, self.OTHER), [self.ONE, *between, self.OTHER])
         assert found == (frozenset({(20, 40)}) if harmless else frozenset())
 
+    def test_droppable_memory_is_nobodys(self):
+        between = mapping(20, 30)
+        for droppable, found in (((between,), {(20, 40)}), ((mapping(20, 25),), set())):
+            assert find_bridges(extents(self.ONE, self.OTHER), [self.ONE, between, self.OTHER], droppable) == found
+
     def test_each_gap_for_itself(self):
         third = mapping(60, 70)
         found = find_bridges(

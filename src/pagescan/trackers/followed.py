@@ -34,7 +34,7 @@ class FollowingEngine(Engine, Protocol):
     bridges: frozenset[tuple[int, int]]
 
     def refuses(self, start: int, end: int) -> bool:
-        """Whether a range that could not be covered still cannot: other memory may lie there by now."""
+        """Whether a range that nobody could cover still is such: other memory may lie there by now."""
 
 
 class FollowingRead(PagemapReadEngine):

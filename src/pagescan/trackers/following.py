@@ -231,7 +231,7 @@ class Following:
         wanted = ((m.start, m.end) for m in now if m.writable and m.name not in _NEVER and self._wanted(m))
         mapped = Regions.from_pairs(wanted, page_size=size)
         refused = Regions.from_pairs([*self.untracked, *self._droppable], page_size=size)
-        self.engine.bridges = find_bridges(self.extents, now)
+        self._bridge()
         return self.pages - mapped, mapped - self.pages - refused
 
     def _try_droppable_again(self) -> None:
@@ -246,7 +246,8 @@ class Following:
         covered = [extent for mapping, part in _parts(self._now, pages) if (extent := self._cover_one(mapping, part))]
         self.extents = sorted([*self.extents, *covered], key=lambda extent: extent.start)
         self.pages |= Regions.from_pairs(((e.start, e.end) for e in covered), page_size=self.space.page_size)
-        self.engine.bridges = find_bridges(self.extents, self._now) if covered else self.engine.bridges
+        if covered:
+            self._bridge()
         if arm:
             self.engine.arm(covered, "scan")
             return Regions.empty(page_size=self.space.page_size)
@@ -254,6 +255,9 @@ class Following:
         for loss in findings.losses:  # unmapped again already
             self._forget(Regions.span(loss.extent.start, loss.extent.end, page_size=self.space.page_size))
         return findings.written
+
+    def _bridge(self) -> None:
+        self.engine.bridges = find_bridges(self.extents, self._now, set(self._droppable.values()))
 
     def _cover_one(self, mapping: Mapping, part: Region) -> Extent | None:
         """Register a part of a mapping; what cannot be is noted with the reason."""

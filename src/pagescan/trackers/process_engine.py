@@ -28,7 +28,7 @@ from .looking import MOVED, SPARSE_RETURN, really_written
 from .pagemap_scan import PagemapScanEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -175,8 +175,11 @@ def process_extent(mapping: Mapping, start: int, end: int, page_size: int) -> Ex
     )
 
 
-def find_bridges(extents: Sequence[Extent], mappings: Sequence[Mapping]) -> frozenset[tuple[int, int]]:
-    """Between which neighbours there are only holes, memory without access, and files that cannot be written to.
+def find_bridges(
+    extents: Sequence[Extent], mappings: Sequence[Mapping], droppable: Collection[Mapping] = ()
+) -> frozenset[tuple[int, int]]:
+    """Between which neighbours there are only holes, memory without access, files that cannot be written to, and
+    memory that was refused because it is droppable.
 
     Both by address. Such a gap holds nothing that the process may track by itself.
     """
@@ -186,7 +189,9 @@ def find_bridges(extents: Sequence[Extent], mappings: Sequence[Mapping]) -> froz
         while position < len(mappings) and mappings[position].end <= one.end:
             position += 1
         at = position
-        while at < len(mappings) and mappings[at].start < other.start and _harmless(mappings[at]):
+        while at < len(mappings) and mappings[at].start < other.start:
+            if not _harmless(mappings[at]) and mappings[at] not in droppable:
+                break
             at += 1
         if at == len(mappings) or mappings[at].start >= other.start:
             bridges.append((one.end, other.start))

@@ -151,11 +151,11 @@ class Registrations:
         register(self._space, self._uffd, extents, self._mode)
 
     def refuses(self, start: int, end: int) -> bool:
-        """Whether this range, which could not be registered, still cannot: other memory may lie there by now."""
+        """Whether this range, which nobody could register, still is such: other memory may lie there by now."""
         try:
             self._uffd.register(start, end - start, self._mode)
-        except OSError:
-            return True
+        except OSError as error:
+            return error.errno != errno.EBUSY
         return False
 
     def uncover(self, pages: Regions) -> None:
