@@ -45,10 +45,12 @@ for _name, _arguments in {
     "pread": (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long),
     "pwrite": (ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long),
     "syscall": (ctypes.c_long, ctypes.c_long),
+    "ioctl": (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p),
 }.items():
     _function = getattr(_libc, _name)
     _function.argtypes = _arguments
     _function.restype = ctypes.c_long
+_libc.ioctl.restype = ctypes.c_int
 
 #: userfaultfd(2): x86-64 has numbers of its own, the newer architectures share theirs.
 _NR_USERFAULTFD = 323 if platform.machine() == "x86_64" else 282
@@ -193,7 +195,9 @@ class KernelSide:
         fcntl.ioctl(self._uffd, _UFFDIO_WRITEPROTECT, struct.pack("=3Q", address(page), count * PAGE, on))
 
     def ioctl_scan(self, argument: bytearray, vec: Any) -> int:
-        return int(fcntl.ioctl(self._pagemap, _PAGEMAP_SCAN, argument))
+        # Not fcntl.ioctl: from Python 3.14 on it does not hand back what the kernel wrote before an error.
+        place = ctypes.addressof((ctypes.c_char * len(argument)).from_buffer(argument))
+        return _checked(_libc.ioctl(self._pagemap, _PAGEMAP_SCAN, place))
 
     def mappings(self) -> list[tuple[int, int, str]]:
         found = []

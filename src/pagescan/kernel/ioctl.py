@@ -145,6 +145,7 @@ USERFAULTFD_IOC_NEW = ENCODING.io(UFFD_API, 0x00)
 def ioctl(file: int | HasFileno, request: int, argument: bytearray | int) -> int:
     """One ioctl; ``argument`` is a structure, updated in place, or a number. Raises OSError with the kernel's errno.
 
+    What the kernel writes before it returns an error is lost from Python 3.14 on; nothing here needs it.
     A call that a signal interrupted (EINTR) is made again. PAGEMAP_SCAN ends with EINTR only for a signal that kills
     (``mmap_read_lock_killable()`` in ``fs/proc/task_mmu.c``), so its hot path does without this.
     """
