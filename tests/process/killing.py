@@ -53,7 +53,7 @@ def in_fork(work: Callable[[], object]) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def attach_and_die(pid: int, point: int, *, after: bool = False) -> bool:
+def attach_and_die(pid: int, point: int, *, tid: int | None = None, after: bool = False) -> bool:
     """Attach from a fork that kills itself at request number ``point``; False if it made no so many requests."""
 
     def work() -> None:
@@ -77,7 +77,7 @@ def attach_and_die(pid: int, point: int, *, after: bool = False) -> bool:
         for name in REQUESTS:
             setattr(ptrace.Tracee, name, deadly(getattr(ptrace.Tracee, name)))
         with contextlib.suppress(PagescanError):  # on a loaded machine the target's time may be over
-            take_userfaultfd(pid)
+            take_userfaultfd(pid, tid)
 
     status = in_fork(work)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the tracker failed instead of dying"
@@ -166,10 +166,11 @@ def run(
     while report.kills < kills:
         with targets.running(program, chance.choice(["1", "3"])) as process:
             round_end = min(kills, report.kills + 50)
+            threads = sorted(int(tid) for tid in os.listdir(f"/proc/{process.pid}/task"))
             while report.kills < round_end and process.poll() is None:
                 watch = bool(report.kills % 2)
                 delay = chance.uniform(0, _LONGEST_INSIDE if watch else _LONGEST)
-                report.inside += kill_one(process.pid, delay, watch=watch, frame=frame)
+                report.inside += kill_one(process.pid, chance.choice(threads), delay, watch=watch, frame=frame)
                 report.kills += 1
             report.leaked += leaked(process.pid)
             report.harmed += harmed(process)
@@ -180,9 +181,9 @@ def run(
     return report
 
 
-def kill_one(pid: int, delay: float, *, watch: bool = False, frame: bool) -> bool:
-    """Kill a tracker ``delay`` seconds after it has begun to attach, again and again; or, with ``watch``, after it was
-    seen to trace, which it does for a small part of the time.
+def kill_one(pid: int, tid: int, delay: float, *, watch: bool = False, frame: bool) -> bool:
+    """Kill a tracker ``delay`` seconds after it has begun to attach to a thread, again and again; or, with ``watch``,
+    after it was seen to trace, which it does for a small part of the time.
 
     Returns whether it was tracing right before.
     """
@@ -193,25 +194,25 @@ def kill_one(pid: int, delay: float, *, watch: bool = False, frame: bool) -> boo
             os.write(tell, b"x")
             while True:
                 with contextlib.suppress(PagescanError):  # the one before may still be being detached
-                    os.close(take_userfaultfd(pid, frame=frame).fd)
+                    os.close(take_userfaultfd(pid, tid, frame=frame).fd)
         finally:
             os._exit(1)
     os.close(tell)
     os.read(ready, 1)
     os.close(ready)
     deadline = time.monotonic() + 1
-    while watch and not tracer_of(pid) and time.monotonic() < deadline:
+    while watch and not tracer_of(tid) and time.monotonic() < deadline:
         pass
     time.sleep(delay)  # the random moment is the point
-    traced = tracer_of(pid) != 0
+    traced = tracer_of(tid) != 0
     os.kill(tracker, signal.SIGKILL)
     _, status = os.waitpid(tracker, 0)
     assert os.WIFSIGNALED(status), "the tracker ended by itself"
     return traced
 
 
-def tracer_of(pid: int) -> int:
-    with open(f"/proc/{pid}/status") as file:
+def tracer_of(tid: int) -> int:
+    with open(f"/proc/{tid}/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith("TracerPid:"))
 
 

@@ -318,16 +318,18 @@ def test_ones_own_busy_threads_do_not_make_it_long(sleeper):
 
 @pytest.mark.skipif(not ON_X86, reason="the form that survives the tracker's death is for x86-64")
 class TestDeathOfTheTracker:
+    @pytest.mark.parametrize("which", [0, -1], ids=["first thread", "another"])
     @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-    def test_at_each_single_request(self, after):
+    def test_at_each_single_request(self, after, which):
         """The tracker kills itself before, or after, its first, second, third ... request."""
-        with running(build(targets.SPIN)) as process:
+        with running(build(targets.SPIN), "2") as process:
+            tid = [process.pid, *others(process.pid)][which]
             points = 0
-            while killing.attach_and_die(process.pid, points, after=after):
+            while killing.attach_and_die(process.pid, points, tid=tid, after=after):
                 points += 1
                 assert process.poll() is None, f"the target died at request {points}"
             assert points > 12
-            take(process.pid)
+            take(process.pid, tid=tid)
             assert verdict(process) == "right"
 
     @pytest.mark.parametrize("name", ["nanosleep", "syscall", "poll", "read", "condwait", "sigsuspend"])
