@@ -200,20 +200,26 @@ def kill_one(pid: int, tid: int, delay: float, *, watch: bool = False, frame: bo
     os.close(tell)
     os.read(ready, 1)
     os.close(ready)
-    deadline = time.monotonic() + 1
-    while watch and not tracer_of(tid) and time.monotonic() < deadline:
-        pass
-    time.sleep(delay)  # the random moment is the point
-    traced = tracer_of(tid) != 0
-    os.kill(tracker, signal.SIGKILL)
+    try:
+        deadline = time.monotonic() + 1
+        while watch and not tracer_of(tid) and time.monotonic() < deadline:
+            pass
+        time.sleep(delay)  # the random moment is the point
+        traced = tracer_of(tid) != 0
+    finally:
+        os.kill(tracker, signal.SIGKILL)
     _, status = os.waitpid(tracker, 0)
     assert os.WIFSIGNALED(status), "the tracker ended by itself"
     return traced
 
 
 def tracer_of(tid: int) -> int:
-    with open(f"/proc/{tid}/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("TracerPid:"))
+    """Who traces a thread; 0 if nobody does, or if there is no such thread any more."""
+    try:
+        with open(f"/proc/{tid}/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("TracerPid:"))
+    except OSError:
+        return 0
 
 
 def leaked(pid: int) -> int:
