@@ -152,8 +152,8 @@ def _attach(pid: int, tid: int, pidfd: int, permission: Permission, timeout: flo
     """Stop the thread and take the descriptor; again while a signal came in between, or the text changed."""
     options = ptrace.PTRACE_O_SUSPEND_SECCOMP if permission.suspend_seccomp else 0
     deadline = time.monotonic() + timeout
-    # The first thread has a stack that is called so. (Elsewhere a guard proves nothing of it: its control block is none
-    # of a stack's, and may lie above any memory.)
+    # The first thread's stack has a name. When it runs on other memory guards prove nothing: its control block is not
+    # at the end of a stack, so any memory, with a guard somewhere below it, can lie right below that block.
     guards = frame and tid != pid
     known = look(pid, permission, guards=guards)
     while True:
