@@ -17,7 +17,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pagescan import Category, PreparedScan, Regions, Scan, pagemap_scan, prepare_scan
+from pagescan import Category, PreparedScan, Regions, pagemap_scan, prepare_scan
 from pagescan.query import ALL_CATEGORIES
 from pagescan.records import REGION_DTYPE
 from pagescan.scanning.result_buffers import ResultBuffer
@@ -172,7 +172,7 @@ class TestBuffersAreUsedAgain:
             assert scan.scan().count == count
         assert len(buffers(scan)) == 1
 
-    @pytest.mark.parametrize("count", [SHORT, LONG])
+    @pytest.mark.parametrize("count", [0, LONG])
     def test_the_same_answer_is_used_again(self, kernel, count):
         """Which is why a look costs no more than it does."""
         scan = prepared(kernel)
@@ -199,7 +199,7 @@ class TestBuffersAreUsedAgain:
         kernel.count = SHORT
         kept = [scan.scan() for _ in range(50)]
         arrays = [scan.scan().regions for _ in range(50)]
-        assert len(buffers(scan)) == 2
+        assert len(buffers(scan)) == 1
         assert [each.regions["start"][0] // PAGE for each in kept] == [100_000 * call for call in range(1, 51)]
         assert [each["start"][0] // PAGE for each in arrays] == [100_000 * call for call in range(51, 101)]
         assert not any(np.shares_memory(each, buffer.vec) for each in arrays for buffer in buffers(scan))
@@ -252,7 +252,6 @@ class TestBuffersAreUsedAgain:
 
 class TestThreads:
     def test_answers_are_read_while_another_thread_asks(self, kernel):
-        """Short ones are moved out of their buffer by whoever comes first, the reader or the next scan."""
         scan, wrong, interval = prepared(kernel), [], sys.getswitchinterval()
         offered: list[tuple[Any, int, int]] = []
         more, done = threading.Semaphore(0), threading.Semaphore(0)
@@ -314,23 +313,6 @@ class TestThreads:
         finally:
             sys.setswitchinterval(interval)
         assert not mixed
-
-    def test_of_two_that_move_an_answer_out_the_one_that_came_too_late_gives_way(self, kernel, monkeypatch):
-        """By then the buffer may have been written to again."""
-        scan, used = prepared(kernel), Scan._used
-        kernel.count = SHORT
-        scan.scan()
-        answer = scan.scan()
-
-        def slow(self: Scan) -> Any:
-            monkeypatch.setattr(Scan, "_used", used)
-            memory = used(self)
-            self.move_out()  # the other thread
-            buffers(scan)[0].memory[:] = bytes(ROOM * REGION_DTYPE.itemsize)
-            return memory
-
-        monkeypatch.setattr(Scan, "_used", slow)
-        assert answer.regions["start"].tolist() == starts(2, SHORT).tolist()
 
 
 def test_a_scan_can_be_pickled(kernel):

@@ -14,7 +14,6 @@ What is repaired here, for both machines (facts by release in ``docs/kernel-fact
 from __future__ import annotations
 
 import functools
-from sys import getrefcount
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +37,7 @@ from ..ranges import Regions
 from ..records import Answer
 from .checks import ADDRESS_LIMIT, batch_regions, check_numbers, known_only, refuse_partial_huge_pages
 from .explain import explain
-from .result import UNSHARED, UNSHARED_LOCAL, Scan
+from .result import Scan
 from .result_buffers import ResultBuffer
 
 if TYPE_CHECKING:
@@ -46,16 +45,9 @@ if TYPE_CHECKING:
 
 _WRITTEN = int(Category.WRITTEN)
 _WPALLOWED = int(Category.WPALLOWED)
-#: So many buffers take turns before an answer is moved out of one: who asks again and again mostly has the last answer
-#: still while he asks for the next.
-_TURNS = 2
 #: So many buffers are kept to be used again: enough for who keeps long answers for a while. Of more, the oldest is let
 #: go, and lives as long as somebody reads it.
 _KEPT = 32
-#: What ``getrefcount`` says of an answer to which only its buffer and the scan refer; and a local variable.
-_UNSHARED = UNSHARED + 1
-_UNSHARED_LOCAL = UNSHARED_LOCAL + 1
-
 _MASK, _ANYOF, _RETURN = (SCAN_FIELDS.index(field) for field in ("category_mask", "category_anyof_mask", "return_mask"))
 
 
@@ -76,12 +68,12 @@ class PreparedScan:
 
     __slots__ = (
         "__weakref__",
-        "_answer",
         "_argument",
         "_batch",
         "_buffer",
         "_buffers",
         "_call",
+        "_clean",
         "_count",
         "_end",
         "_flags",
@@ -96,7 +88,6 @@ class PreparedScan:
         "_rare",
         "_start",
         "_strip",
-        "_unusual",
         "_vec_len",
         "_words",
         "page_size",
@@ -155,29 +146,26 @@ class PreparedScan:
         )
         self._words = memoryview(self._argument).cast("Q")
         self._rare = self._impossible or self._loop
-        #: Whether :meth:`scan` has to go the long way: the first time, and where it is rare or its answer worked over.
-        self._unusual = True
         self._protects = bool(ops & Op.WP) and not query.asked & _WRITTEN
         if ops & Op.WP and not self._impossible:
             refuse_partial_huge_pages(pagemap, start, self._end, max_pages)
-        #: What :meth:`walk` answers when it finds nothing.
+        #: What :meth:`scan` answers when it finds nothing up to the end; and what :meth:`walk` does.
+        self._clean = Scan(bytearray(), 0, self.unknown, page_size)
+        self._clean.walk_end, self._clean.complete = self._end, True
         self._nothing = Regions.empty(page_size=page_size, unknown=self.unknown)
         self._buffers: list[ResultBuffer] = []
+        #: Whether the answer that lies in the buffer of the next run was handed out.
+        self._handed_out = False
         self._use(self._new_buffer())
 
     def _use_free_buffer(self) -> None:
         """Have the next call write to a buffer that nobody reads."""
         for buffer in self._buffers:
-            if buffer.is_free(1 + (buffer is self._buffer)):
+            if buffer is not self._buffer and buffer.is_free():
                 break
         else:
-            buffer = self._emptied_buffer() or self._new_buffer()
+            buffer = self._new_buffer()
         self._use(buffer)
-
-    def _emptied_buffer(self) -> ResultBuffer | None:
-        if len(self._buffers) < _TURNS:
-            return None
-        return next((buffer for buffer in self._buffers if buffer.make_free()), None)
 
     def _new_buffer(self) -> ResultBuffer:
         bind = functools.partial(self._pagemap.bind, self._argument)
@@ -188,22 +176,21 @@ class PreparedScan:
         return buffer
 
     def _use(self, buffer: ResultBuffer) -> None:
-        self._buffer, self._answer, self._call = buffer, buffer.answer, buffer.call
+        self._buffer, self._call = buffer, buffer.call
         self._words[VEC] = buffer.address
-        self._handed_out = False
-        if self._unusual:
-            buffer.answer.looked_at = True  # so that scan() goes the long way
 
-    def _hand_out(self) -> Answer:
-        """The regions of the last run, as no later run changes them, for somebody who keeps them: if they are few, a
-        copy. (With many, the next run takes another buffer, and this one is used again when nobody reads it.)"""
+    def _hand_out(self) -> Scan:
+        """The regions of the last run, as no later run changes them: if they are few, a copy. (With many, the next run
+        takes another buffer, and this one is used again when nobody reads it.)"""
         if self._mark_untracked:
             return self._worked_over()
-        answer, count = self._answer, self._count
-        answer.count = count
-        if answer.is_short():
-            return Answer(bytearray(self._buffer.memory[: count * REGION_DTYPE.itemsize]), count)
+        count, buffer = self._count, self._buffer
+        if count <= buffer.short:
+            used = buffer.memory[: count * REGION_DTYPE.itemsize]
+            return Scan(bytearray(used), count, self.unknown, self.page_size)
         self._handed_out = True
+        answer = buffer.answer
+        answer.count = count
         return answer
 
     def _worked_over(self) -> Scan:
@@ -213,8 +200,10 @@ class PreparedScan:
 
     def run(self) -> int:
         """Make the call; returns how many regions the answer has. Errors as :func:`pagemap_scan`."""
-        if self._handed_out and (self._answer.looked_at or getrefcount(self._answer) > _UNSHARED):
-            self._use_free_buffer()
+        if self._handed_out:
+            self._handed_out = False
+            if not self._buffer.is_free():
+                self._use_free_buffer()
         if self._rare:
             return self._run_rare()
         try:
@@ -315,39 +304,13 @@ class PreparedScan:
     def scan(self) -> Scan:
         """Make the call; the answer stays valid whatever is run later."""
         # The hottest path of level 1: the common cases are spelt out.
-        answer = self._answer
-        if answer.looked_at or getrefcount(answer) > _UNSHARED_LOCAL:
-            del answer  # whoever refers to it keeps its buffer from being used
-            if self._unusual:
-                return self._scan_unusual()
-            self._use_free_buffer()
-            answer = self._answer
-        self._handed_out = True
-        try:
-            answer.count = self._count = count = self._call()
-        except (OSError, ValueError) as error:
-            self._count = 0
-            raise self._explained(error) from None
-        if self._words[WALK_END] >= self._end or (self._batch < count < self._vec_len and not self._max_pages):
-            answer.walk_end, answer.complete = self._end, True
-        else:
-            answer.walk_end = walk_end = self.walk_end
-            answer.complete = walk_end >= self._end
-        return answer
-
-    def _scan_unusual(self) -> Scan:
-        self.run()
-        if self._mark_untracked:
-            answer = self._worked_over()
-        else:
-            answer = self._answer
-            answer.count = self._count
-            self._handed_out = True
-            if answer.is_short():
-                # Most scans are made for one look; who keeps what that found should not keep the buffer.
-                answer.move_out()
-        answer.walk_end, answer.complete = self.walk_end, self.complete
-        self._unusual = self._rare or self._mark_untracked
+        count, end = self.run(), self._end
+        done = self._words[WALK_END] >= end or (self._batch < count < self._vec_len and not self._max_pages)
+        if done and not count and end == self._clean.walk_end:
+            return self._clean
+        answer = self._hand_out()
+        answer.walk_end = end if done else self.walk_end
+        answer.complete = answer.walk_end >= end
         return answer
 
     def walk(self, start: int, end: int, max_pages: int = 0) -> Regions:
