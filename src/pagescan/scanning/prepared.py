@@ -201,9 +201,9 @@ class PreparedScan:
     def run(self) -> int:
         """Make the call; returns how many regions the answer has. Errors as :func:`pagemap_scan`."""
         if self._handed_out:
-            self._handed_out = False
             if not self._buffer.is_free():
                 self._use_free_buffer()
+            self._handed_out = False
         if self._rare:
             return self._run_rare()
         try:
@@ -303,7 +303,6 @@ class PreparedScan:
 
     def scan(self) -> Scan:
         """Make the call; the answer stays valid whatever is run later."""
-        # The hottest path of level 1: the common cases are spelt out.
         count, end = self.run(), self._end
         done = self._words[WALK_END] >= end or (self._batch < count < self._vec_len and not self._max_pages)
         if done and not count and end == self._clean.walk_end:
@@ -340,7 +339,6 @@ class PreparedScan:
         parts: list[Answer] = []
         limited = left > 0
         while True:
-            # All that is asked of the last run comes before its answer, which may take the buffer away.
             position = self.walk_end
             left -= self._pages() if limited else 0
             if self._count:
