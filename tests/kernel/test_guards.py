@@ -9,12 +9,11 @@ from dataclasses import replace
 import pytest
 
 from pagescan.abi import Mapping
-from pagescan.errors import PagescanError
-from pagescan.kernel import memory, probes
-from pagescan.kernel.findings import State
+from pagescan.kernel import memory
 from pagescan.kernel.guards import NO_GUARDS, Guards, find_guards
 from pagescan.kernel.procfs import list_mappings
 from pagescan.kernel.trial import Pages, Trial
+from tests.guards import guards_told as guards_told
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -31,14 +30,8 @@ def test_what_is_guarded():
 
 
 @pytest.fixture
-def pages() -> Iterator[Pages]:
+def pages(guards_told) -> Iterator[Pages]:
     """2100 pages, of which the first is no guard."""
-    try:
-        outcome = probes.guard()
-    except PagescanError as error:
-        pytest.skip(error.message)
-    if outcome.state is not State.WORKS:
-        pytest.skip(outcome.evidence)
     with Trial() as trial:
         pages = trial.pages(2100)
         pages.write(0)

@@ -27,8 +27,7 @@ from pagescan.abi import (
     pack_scan_argument,
 )
 from pagescan.errors import AccessDenied, Closed, InvalidArgument, KernelCannot, NoSuchProcess, PagescanError
-from pagescan.kernel import probes, ptrace, registers, remote
-from pagescan.kernel.findings import State
+from pagescan.kernel import ptrace, registers, remote
 from pagescan.kernel.pagemap import Pagemap
 from pagescan.kernel.permissions import CAP_SYS_ADMIN, has_capability
 from pagescan.kernel.procfs import read_status
@@ -38,6 +37,7 @@ from pagescan.process import permission
 from pagescan.process.attach import Adopted, TracedSpace, take_userfaultfd
 from pagescan.process.process import Process
 from pagescan.query import Category
+from tests.guards import guards_told as guards_told
 
 from . import killing, targets
 from .targets import build, python, running, verdict
@@ -100,17 +100,6 @@ def test_every_thread_of_a_program_can_be_the_one():
             adopted = take(process.pid, tid=tid)
             assert (adopted.tid, adopted.survives) == (tid, ON_X86)
         assert verdict(process) == "right"
-
-
-@pytest.fixture
-def guards_told() -> None:
-    """Skip, with the reason, where there are no guard regions or nobody tells of them."""
-    try:
-        outcome = probes.guard()
-    except PagescanError as error:
-        pytest.skip(error.message)
-    if outcome.state is not State.WORKS:
-        pytest.skip(outcome.evidence)
 
 
 @pytest.mark.parametrize("count", ["1", "2"])
