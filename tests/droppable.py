@@ -41,7 +41,7 @@ def has_droppable() -> bool:
 
 @functools.cache
 def refused() -> bool:
-    """Whether this kernel has it, and does not let it be registered (from Linux 6.17 on)."""
+    """Whether this kernel has it, and does not let it be registered (newer ones do not)."""
     if not has_droppable():
         return False
     with mapped() as address, contextlib.closing(open_userfaultfd(TRACKING_FEATURES)) as uffd:
@@ -65,4 +65,4 @@ def droppable() -> Iterator[int]:
 def refused_droppable() -> None:
     """For tests of what is said where it cannot be registered."""
     if not refused():
-        pytest.skip("this kernel has no droppable memory, or lets it be registered (6.11 to 6.16)")
+        pytest.skip("this kernel has no droppable memory, or lets it be registered, as older ones do")
