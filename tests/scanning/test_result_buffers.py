@@ -24,7 +24,7 @@ from pagescan.scanning.result_buffers import ResultBuffer
 
 PAGE = 4096
 ROOM = 4096
-#: Counts on either side of what is moved out of a buffer rather than kept there, and of none.
+#: Counts on either side of what is copied rather than left in its buffer, and of none.
 COUNTS = (0, 1, 5, 512, 513, 2000)
 SHORT, LONG = 5, 2000
 

@@ -42,7 +42,7 @@ class Scan(Answer):
     __slots__ = ("complete", "page_size", "unknown", "walk_end")
 
     def __init__(self, memory: bytearray | memoryview, count: int, unknown: Category, page_size: int):
-        self._memory, self._arrays, self.count = memory, [], count  # as Answer does: one is made for most answers
+        super().__init__(memory, count)
         self.unknown = unknown
         self.page_size = page_size
         self.walk_end = 0
